@@ -1,0 +1,40 @@
+"""The keys that promerge_d2 adds to detectron2's configuration."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+
+def add_promerge_config(cfg: CfgNode) -> None:
+    """Add promerge_d2's keys with their defaults; call it before ``cfg.merge_from_file``.
+
+    Args:
+        cfg: detectron2's configuration, changed in place.
+    """
+    # Data sets to register when a tool starts: [[name, COCO JSON, image folder], ...].
+    # Relative paths start at the working folder; $DETECTRON2_DATASETS is expanded.
+    cfg.DATASETS.PROMERGE = []
+
+    # Copy-paste of objects between training images (promerge.md B3).
+    cfg.INPUT.COPY_PASTE = CfgNode()
+    cfg.INPUT.COPY_PASTE.ENABLED = False
+    cfg.INPUT.COPY_PASTE.RATE = 1.0  # share of images that receive objects
+    cfg.INPUT.COPY_PASTE.MIN_RATIO = 0.3  # donor's size over receiver's, drawn between
+    cfg.INPUT.COPY_PASTE.MAX_RATIO = 1.0  # these two
+
+    # DropLossCascadeROIHeads: proposals whose predicted box has at most this IoU with every
+    # pseudo-box are left out of the classification loss. Negative: none is.
+    cfg.MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH = 0.01
+
+    # build_frozen_vit_pyramid_backbone: a self-supervised ViT, frozen, under ViTDet's simple
+    # feature pyramid. The pyramid's width and norm are MODEL.FPN.OUT_CHANNELS and MODEL.FPN.NORM.
+    cfg.MODEL.FROZEN_VIT = CfgNode()
+    cfg.MODEL.FROZEN_VIT.BACKBONE = "dino_vits8"  # a name of promerge_d2.features.BACKBONES
+    cfg.MODEL.FROZEN_VIT.WEIGHTS = ""  # a local file instead of the published weights
+    cfg.MODEL.FROZEN_VIT.SCALE_FACTORS = [4.0, 2.0, 1.0, 0.5]  # p2, p3, p4, p5
+    cfg.MODEL.FROZEN_VIT.SQUARE_PAD = 0  # pad images to this square, 0: to the batch's largest
+    # Keep the tokens of every image seen in this folder, by the image's content. Only for fixed
+    # image sizes without pasting or flipping: anything random never comes again.
+    cfg.MODEL.FROZEN_VIT.CACHE_DIR = ""
+
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"

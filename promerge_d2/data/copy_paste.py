@@ -1,0 +1,125 @@
+"""Copy-paste: objects of one training image pasted onto another (promerge.md B3).
+
+Shape letters: N objects of the receiver, M of the donor, h and w pixels of the receiver.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.structures import BitMasks, Instances
+
+MAX_COVER = 0.5  # a pasted object may hide less than this share of any other
+
+
+def copy_paste(
+    receiver: dict, donor: dict, rng: np.random.Generator, min_ratio: float, max_ratio: float
+) -> dict:
+    """Paste some objects of ``donor`` onto ``receiver``.
+
+    The donor's image is stretched to ``ratio`` times the receiver's size (one ratio for both
+    sides) and laid at a random place inside it; of M objects, one is pasted if M = 1, else
+    between 1 and M - 1. An object that would cover half or more of one that is there is left out,
+    as is one that vanishes in the scaling. Objects keep the pixels that stay visible; those left
+    with none are removed.
+
+    Args:
+        receiver: a mapped detectron2 dict: ``image`` (3, h, w) uint8 and ``instances`` with
+            ``gt_boxes``, ``gt_classes``, ``gt_masks`` (BitMasks) in its pixels.
+        donor: another such dict.
+        rng: source of chance.
+        min_ratio: smallest ratio, in (0, 1].
+        max_ratio: largest ratio, in (0, 1].
+
+    Returns:
+        A new dict; the inputs stay as they are. Boxes are those of the visible masks.
+    """
+    count = len(donor["instances"])
+    if not count:
+        return receiver
+    height, width = receiver["image"].shape[1:]
+    ratio = rng.uniform(min_ratio, max_ratio)
+    chosen = rng.permutation(count)[: 1 if count == 1 else rng.integers(1, count)]
+    size = (max(1, round(ratio * height)), max(1, round(ratio * width)))
+    top = int(rng.integers(0, height - size[0] + 1))
+    left = int(rng.integers(0, width - size[1] + 1))
+    window = (slice(top, top + size[0]), slice(left, left + size[1]))
+
+    small = F.interpolate(
+        donor["image"][None].float(), size, mode="bilinear", align_corners=False, antialias=True
+    )[0].round()
+    donor_masks = donor["instances"].gt_masks.tensor[chosen.copy()]
+    small_masks = F.interpolate(donor_masks[None].float(), size, mode="nearest-exact")[0] > 0.5
+
+    image = receiver["image"].clone()
+    masks = list(receiver["instances"].gt_masks.tensor.clone())
+    classes = receiver["instances"].gt_classes.tolist()
+    for index, small_mask in zip(chosen, small_masks, strict=True):
+        mask = torch.zeros(height, width, dtype=torch.bool)
+        mask[window] = small_mask
+        if not mask.any() or any((m & mask).sum() >= MAX_COVER * m.sum() for m in masks):
+            continue
+        image[:, mask] = small[:, small_mask].to(image.dtype)
+        masks = [m & ~mask for m in masks] + [mask]
+        classes.append(int(donor["instances"].gt_classes[index]))
+    visible = [i for i, mask in enumerate(masks) if mask.any()]
+    instances = Instances((height, width))
+    stacked = [masks[i] for i in visible]
+    instances.gt_masks = BitMasks(
+        torch.stack(stacked) if stacked else torch.zeros(0, height, width, dtype=torch.bool)
+    )
+    instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+    instances.gt_classes = torch.tensor([classes[i] for i in visible], dtype=torch.int64)
+    return {**receiver, "image": image, "instances": instances}
+
+
+class CopyPasteMapper:
+    """A detectron2 mapper that pastes objects of another image of the data set.
+
+    It runs where the data loader runs, in its workers, and never takes an image as its own donor.
+
+    Args:
+        mapper: turns a dict into a training example (resized and flipped).
+        dataset: all dicts, to draw donors from.
+        rate: share of the images that receive objects, in [0, 1].
+        min_ratio: see ``copy_paste``.
+        max_ratio: see ``copy_paste``.
+    """
+
+    def __init__(
+        self,
+        mapper: Callable[[dict], dict],
+        dataset: Sequence[dict],
+        rate: float,
+        min_ratio: float,
+        max_ratio: float,
+    ) -> None:
+        self.mapper = mapper
+        self.dataset = dataset
+        self.rate = rate
+        self.ratios = (min_ratio, max_ratio)
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """Map one dict, with objects pasted."""
+        receiver = self.mapper(dataset_dict)
+        # detectron2 seeds numpy's global state in each worker
+        rng = np.random.default_rng(np.random.randint(2**31))
+        if rng.random() >= self.rate:
+            return receiver
+        donor = self._draw_donor(dataset_dict["file_name"], rng)
+        if donor is None:
+            return receiver
+        return copy_paste(receiver, self.mapper(donor), rng, *self.ratios)
+
+    def _draw_donor(self, file_name: str, rng: np.random.Generator) -> dict | None:
+        """Another image's dict, or None when there is none."""
+        start = int(rng.integers(len(self.dataset)))
+        for step in range(len(self.dataset)):
+            donor = self.dataset[(start + step) % len(self.dataset)]
+            if donor["file_name"] != file_name:
+                return copy.deepcopy(donor)
+        return None

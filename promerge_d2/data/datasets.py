@@ -1,0 +1,177 @@
+"""Pseudo-label and ground-truth data sets in detectron2's catalog."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import load_coco_json
+
+from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.files import read_json
+
+CLASS_NAME = "object"
+
+
+def register_promerge_instances(
+    name: str, json_file: str | os.PathLike, image_root: str | os.PathLike, how: str = ""
+) -> None:
+    """Register a COCO-style file as a data set of one class.
+
+    Nothing is read before the data set is asked for. Whatever categories the file has, all its
+    objects become the class ``object``; ``score`` is kept. Registering the same again changes
+    nothing.
+
+    Args:
+        name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        json_file: pseudo-labels (as ``tools/label_images.py`` writes them) or ground truth.
+        image_root: the folder that the file names in it start from.
+        how: what makes the files, for the message when they are missing.
+
+    Raises:
+        UserError: the name is taken by other files.
+    """
+    json_file, image_root = str(json_file), str(image_root)
+    if name in DatasetCatalog.list():
+        metadata = MetadataCatalog.get(name)
+        taken = (metadata.get("json_file"), metadata.get("image_root"))
+        if taken != (json_file, image_root):
+            raise UserError(
+                f"the data set {name} is registered already, with {taken[0]} and {taken[1]}; "
+                f"choose another name for {json_file} and {image_root}"
+            )
+        return
+    DatasetCatalog.register(name, lambda: load_class_agnostic(json_file, image_root, name))
+    MetadataCatalog.get(name).set(
+        json_file=json_file,
+        image_root=image_root,
+        evaluator_type="class_agnostic",
+        thing_classes=[CLASS_NAME],
+        how=how,
+    )
+
+
+def load_class_agnostic(json_file: str, image_root: str, name: str | None = None) -> list[dict]:
+    """Read a COCO-style file as detectron2's dicts, every object of class 0.
+
+    Args:
+        json_file: the COCO JSON.
+        image_root: where the images are.
+        name: the data set's name, for detectron2's messages.
+
+    Returns:
+        detectron2's standard dicts; annotations keep ``score`` where the file has it. Crowds keep
+        ``iscrowd`` 1, which training leaves out.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    read_json(json_file, "data set's JSON")  # its message is clearer than pycocotools'
+    # Without a name, the loader neither maps category ids nor touches the metadata.
+    dicts = load_coco_json(json_file, image_root, None, extra_annotation_keys=["score"])
+    for record in dicts:
+        for annotation in record["annotations"]:
+            annotation["category_id"] = 0
+    return dicts
+
+
+def register_from_config(cfg: CfgNode) -> None:
+    """Register the data sets that ``cfg.DATASETS.PROMERGE`` lists.
+
+    Raises:
+        UserError: an entry is not ``[name, json, image folder]``, or its name is taken.
+    """
+    for entry in cfg.DATASETS.PROMERGE:
+        if not isinstance(entry, list | tuple) or len(entry) != 3:
+            raise UserError(
+                f"DATASETS.PROMERGE lists [name, json, image folder] each, not {entry!r}"
+            )
+        name, json_file, image_root = entry
+        register_promerge_instances(name, _expand(json_file), _expand(image_root))
+
+
+def check_datasets(names: list[str] | tuple[str, ...]) -> None:
+    """Refuse data sets that are not registered or whose files are not there.
+
+    Raises:
+        UserError: one message for all of them, with near matches, or with the missing files and
+            the commands that make them.
+    """
+    known = DatasetCatalog.list()
+    problems = []
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"near matches: {', '.join(near)}" if near else "no registered name is near"
+            problems.append(
+                f"the data set {name!r} is not registered ({hint}); register your own with "
+                f'DATASETS.PROMERGE \'[["{name}", "labels.json", "image_folder"]]\''
+            )
+            continue
+        metadata = MetadataCatalog.get(name)
+        missing = [
+            path
+            for path in (metadata.get("json_file"), metadata.get("image_root"))
+            if path and not os.path.exists(path)
+        ]
+        if missing:
+            how = metadata.get("how") or (
+                "label images with: python tools/label_images.py --input IMAGES --output "
+                f"{metadata.get('json_file')}"
+            )
+            problems.append(
+                f"the data set {name!r} needs {' and '.join(missing)}, which "
+                f"{'is' if len(missing) == 1 else 'are'} not there; {how}"
+            )
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A data set under ``$DETECTRON2_DATASETS``."""
+
+    json_file: str
+    image_root: str
+    how: str
+
+
+BUILTINS = {
+    "imagenet_promerge_train": Builtin(
+        "imagenet/annotations/promerge_release_train.json",
+        "imagenet/train",
+        "get the ImageNet-1K training images from image-net.org into $DETECTRON2_DATASETS/"
+        "imagenet/train, then label them: python tools/label_images.py "
+        "--input $DETECTRON2_DATASETS/imagenet/train --output $DETECTRON2_DATASETS/imagenet/"
+        "annotations/promerge_release_train.json",
+    ),
+    "cls_agnostic_coco": Builtin(
+        "coco/annotations/instances_val2017.json",
+        "coco/val2017",
+        "get val2017.zip and annotations_trainval2017.zip from cocodataset.org into "
+        "$DETECTRON2_DATASETS/coco",
+    ),
+}
+
+
+def datasets_root() -> Path:
+    """``$DETECTRON2_DATASETS``, or ``datasets`` as detectron2 has it."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def register_builtins() -> None:
+    """Register the data sets that the shipped configs name; nothing is read."""
+    root = datasets_root()
+    for name, entry in BUILTINS.items():
+        register_promerge_instances(
+            name, root / entry.json_file, root / entry.image_root, entry.how
+        )
+
+
+def _expand(path: str) -> str:
+    path = path.replace("$DETECTRON2_DATASETS", str(datasets_root()))
+    return os.path.expanduser(os.path.expandvars(path))

@@ -1,0 +1,140 @@
+"""Read and check a configuration before anything slow starts."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+from collections.abc import Iterator
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup
+from detectron2.utils.logger import setup_logger
+
+from promerge_d2.config import add_promerge_config
+from promerge_d2.data import check_datasets, register_from_config
+from promerge_d2.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+CPU_LINE = (
+    "MODEL.DEVICE cpu MODEL.RESNETS.NORM BN MODEL.FPN.NORM BN SOLVER.AMP.ENABLED False "
+    "SOLVER.IMS_PER_BATCH 2"
+)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The frozen configuration of a run, checked.
+
+    Args:
+        args: of detectron2's ``default_argument_parser``: ``config_file``, ``opts``,
+            ``eval_only``.
+
+    Returns:
+        The configuration; detectron2's logging and seed are set up, data sets are registered.
+
+    Raises:
+        UserError: a key that does not exist, data sets or weights that are not there, or settings
+            that cannot run on this machine.
+    """
+    cfg = read_config(args.config_file, args.opts)
+    register_from_config(cfg)
+    check_device(cfg)
+    check_weights(cfg, args.eval_only)
+    check_datasets(list(cfg.DATASETS.TEST) + ([] if args.eval_only else list(cfg.DATASETS.TRAIN)))
+    if not args.eval_only and cfg.INPUT.MASK_FORMAT != "bitmask" and cfg.MODEL.MASK_ON:
+        raise UserError("pseudo-labels are RLE masks: set INPUT.MASK_FORMAT bitmask")
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, name="promerge_d2")
+    return cfg
+
+
+def read_config(config_file: str, opts: list[str]) -> CfgNode:
+    """Merge a YAML file and ``KEY VALUE`` pairs over the defaults; not frozen.
+
+    Raises:
+        UserError: the file is missing, a key does not exist (near matches are named), or a value
+            has the wrong type.
+    """
+    cfg = get_cfg()
+    add_promerge_config(cfg)
+    keys = list(_keys(cfg))
+    if not config_file:
+        raise UserError("name a config: --config configs/promerge_cascade.yaml")
+    if not os.path.isfile(config_file):
+        raise UserError(f"the config {config_file} does not exist")
+    if len(opts) % 2:
+        raise UserError(f"options come in pairs KEY VALUE; {opts[-1]!r} has no value")
+    try:
+        cfg.merge_from_file(config_file)
+        cfg.merge_from_list(opts)
+    except KeyError as error:  # yacs names the key at the end of its message
+        key = str(error.args[0]).rsplit(": ", 1)[-1]
+        near = difflib.get_close_matches(key, keys, n=3)
+        raise UserError(
+            f"no config key is named {key}" + (f"; near matches: {', '.join(near)}" if near else "")
+        ) from error
+    except AssertionError as error:  # a key of opts whose parent does not exist
+        key = next((k for k in opts[::2] if k not in keys), str(error))
+        near = difflib.get_close_matches(key, keys, n=3)
+        raise UserError(
+            f"no config key is named {key}" + (f"; near matches: {', '.join(near)}" if near else "")
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{config_file} or the options: {error}") from error
+    return cfg
+
+
+def check_device(cfg: CfgNode) -> None:
+    """Fit the configuration to the device, or refuse.
+
+    Mixed precision on a CPU is switched off with one warning.
+
+    Raises:
+        UserError: a GPU is asked for and there is none, or SyncBN without one.
+    """
+    on_cpu = cfg.MODEL.DEVICE.startswith("cpu")
+    if not on_cpu and not torch.cuda.is_available():
+        raise UserError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but this machine has no CUDA GPU; to run on "
+            f"the CPU, add: {CPU_LINE}"
+        )
+    if not on_cpu:
+        return
+    norms = {"MODEL.FPN.NORM": cfg.MODEL.FPN.NORM}
+    if "resnet" in cfg.MODEL.BACKBONE.NAME:
+        norms["MODEL.RESNETS.NORM"] = cfg.MODEL.RESNETS.NORM
+    synced = [f"{name} BN" for name, norm in norms.items() if norm == "SyncBN"]
+    if synced:
+        raise UserError(f"SyncBN needs GPUs; on a CPU add: {' '.join(synced)}")
+    if cfg.SOLVER.AMP.ENABLED:
+        logger.warning("SOLVER.AMP.ENABLED is switched off: mixed precision needs a GPU")
+        cfg.SOLVER.AMP.ENABLED = False
+
+
+def check_weights(cfg: CfgNode, eval_only: bool) -> None:
+    """Refuse to evaluate without weights, and weights that are not there.
+
+    Raises:
+        UserError: with what makes them.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    if eval_only and not weights:
+        raise UserError(
+            "--eval-only needs a trained detector: add MODEL.WEIGHTS output/model_final.pth"
+        )
+    if weights and "://" not in weights and not os.path.isfile(weights):
+        hint = ""
+        if os.path.basename(weights) == "dino_resnet50_d2.pkl":
+            hint = f"; make it with: python tools/convert_dino_resnet.py --output {weights}"
+        raise UserError(f"MODEL.WEIGHTS {weights} does not exist{hint}")
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        yield prefix + name
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{name}.")

@@ -1,0 +1,67 @@
+"""Class-agnostic AP and AR of detections and of raw pseudo-labels, box and mask.
+
+The core needs numpy and pycocotools only; ``ClassAgnosticEvaluator`` needs detectron2 and is
+imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from promerge_d2.evaluation.class_agnostic import (
+    METRICS,
+    PROTOCOL,
+    evaluate_class_agnostic,
+    flat_metrics,
+    format_table,
+)
+from promerge_d2.evaluation.coco_json import (
+    GroundTruth,
+    ImageInfo,
+    Instance,
+    PredictionFile,
+    parse_ground_truth,
+    parse_predictions,
+    read_ground_truth,
+    read_predictions,
+)
+from promerge_d2.evaluation.matching import MATCH_MODES, Predictions, place_predictions
+
+if TYPE_CHECKING:
+    from promerge_d2.evaluation.evaluator import ClassAgnosticEvaluator
+
+__all__ = [
+    "MATCH_MODES",
+    "METRICS",
+    "PROTOCOL",
+    "ClassAgnosticEvaluator",
+    "GroundTruth",
+    "ImageInfo",
+    "Instance",
+    "PredictionFile",
+    "Predictions",
+    "evaluate_class_agnostic",
+    "flat_metrics",
+    "format_table",
+    "parse_ground_truth",
+    "parse_predictions",
+    "place_predictions",
+    "read_ground_truth",
+    "read_predictions",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the one name that needs detectron2 on its first use."""
+    if name != "ClassAgnosticEvaluator":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from promerge_d2.evaluation.evaluator import ClassAgnosticEvaluator
+    except ModuleNotFoundError as error:
+        if error.name != "detectron2":
+            raise
+        raise ImportError(
+            f"{__name__}.{name} needs detectron2, which is not installed: "
+            "run `python tools/install_detectron2.py`"
+        ) from error
+    return ClassAgnosticEvaluator

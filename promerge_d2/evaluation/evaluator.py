@@ -1,0 +1,109 @@
+"""A detectron2 evaluator that returns class-agnostic AP and AR, box and mask."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from promerge_d2.evaluation.class_agnostic import evaluate_class_agnostic, format_table
+from promerge_d2.evaluation.coco_json import parse_predictions, read_ground_truth
+from promerge_d2.evaluation.matching import place_predictions
+from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.files import write_json
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "coco_instances_results.json"
+
+
+class ClassAgnosticEvaluator(DatasetEvaluator):
+    """Scores a detector on a data set as one class; AR is in the returned dict too.
+
+    Boxes are always scored, masks if the detector predicts them and the ground truth has them.
+    All images of the ground truth count, also those without predictions. The figures are those of
+    ``evaluate_class_agnostic``; its module says how ties are resolved.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | os.PathLike | None = None,
+        distributed: bool = True,
+    ) -> None:
+        """Read the ground truth of a data set.
+
+        Args:
+            dataset_name: a registered data set whose metadata has a COCO-style ``json_file``.
+            output_dir: where to save the detections as a COCO result list with category 1
+                (``coco_instances_results.json``, which ``tools/evaluate_labels.py`` reads); None
+                saves nothing.
+            distributed: gather the detections of all processes and evaluate in the first; else
+                evaluate what this process saw.
+
+        Raises:
+            UserError: the data set has no ``json_file``, or the file is no valid ground truth.
+        """
+        json_file = MetadataCatalog.get(dataset_name).get("json_file")
+        if json_file is None:
+            raise UserError(
+                f"the data set {dataset_name!r} has no 'json_file' in its metadata, so its ground "
+                "truth is unknown; import what registers it, or register a COCO-style json"
+            )
+        self._ground_truth = read_ground_truth(PathManager.get_local_path(json_file))
+        self._dataset_name = dataset_name
+        self._output_dir = output_dir
+        self._distributed = distributed
+        self._detections: list[dict[str, Any]] = []
+
+    def reset(self) -> None:
+        """Forget all detections."""
+        self._detections = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Take the detections of a batch.
+
+        Args:
+            inputs: detectron2's dicts, of which ``image_id`` is used.
+            outputs: dicts with ``instances``: ``pred_boxes`` (XYXY, pixels of the original image),
+                ``scores``, ``pred_classes`` and maybe ``pred_masks`` ``(N, H, W)`` bool.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to("cpu")
+            if self._ground_truth.box_only and instances.has("pred_masks"):
+                instances.remove("pred_masks")  # encoding them costs time and scores nothing
+            detections = instances_to_coco_json(instances, record["image_id"])
+            self._detections.extend({**detection, "category_id": 1} for detection in detections)
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]]:
+        """Score what was processed.
+
+        Returns:
+            ``{"bbox": {...}, "segm": {...}}`` with the ``METRICS`` in per cent, -1 where there is
+            no object (of that size); empty in all processes but the first.
+
+        Raises:
+            UserError: a detection is broken, such as a score that is not a number.
+        """
+        detections = self._detections
+        if self._distributed:
+            comm.synchronize()
+            detections = list(itertools.chain.from_iterable(comm.gather(detections, dst=0)))
+            if not comm.is_main_process():
+                return OrderedDict()
+        name = f"the detections on {self._dataset_name}"
+        predictions = place_predictions(parse_predictions(detections, name), self._ground_truth)
+        if self._output_dir is not None:
+            write_json(Path(self._output_dir) / RESULTS_FILE, detections)
+        results = evaluate_class_agnostic(self._ground_truth, predictions)
+        logger.info("class-agnostic results on %s:\n%s", self._dataset_name, format_table(results))
+        return OrderedDict(results)

@@ -1,0 +1,157 @@
+"""COCO masks, checked before pycocotools' C code sees them.
+
+That code trusts its input: runs that do not fill the image, or a truncated string, are read as
+garbage or read past the end. Everything here runs in image pixels; ``size`` is COCO's
+``[height, width]``.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_api
+
+from promerge_d2.utils.errors import UserError
+
+_MAX_CHARS = 7  # 5 bits each: enough for any difference of two 32-bit run lengths
+
+
+def parse_counts(counts: str | bytes) -> np.ndarray:
+    """Read the run lengths out of a compressed RLE string (COCO's ``maskApi``: LEB128-like).
+
+    Args:
+        counts: the string: 6 bits a character from ``"0"`` on, the sixth meaning "goes on"; from
+            the fourth run on, the difference to the run two before.
+
+    Returns:
+        ``(R,)`` int64, the lengths of alternating runs of background and mask.
+
+    Raises:
+        ValueError: characters outside the alphabet, a truncated or an overlong number.
+
+    Example:
+        >>> parse_counts("52203")  # 0 and 3 are differences to the runs two before
+        array([5, 2, 2, 2, 5])
+    """
+    text = counts.encode("utf-8") if isinstance(counts, str) else counts
+    chars = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if chars.size == 0:
+        return chars
+    if chars.min() < 0 or chars.max() > 63:
+        raise ValueError("it holds characters that no RLE string has")
+    if chars[-1] & 0x20:
+        raise ValueError("the string is cut off in the middle of a number")
+    ends = np.flatnonzero((chars & 0x20) == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > _MAX_CHARS:
+        raise ValueError("it holds a number too large for a run length")
+    place = np.arange(chars.size) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((chars & 0x1F) << (5 * place), starts)
+    runs -= ((chars[ends] & 0x10) != 0) * (1 << (5 * lengths))  # the sign of the last 5 bits
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])  # the first run stands alone
+    return runs
+
+
+def to_rle(segmentation: Any, height: int, width: int, where: str) -> dict[str, Any]:
+    """Turn any COCO segmentation into a compressed RLE that is safe to hand to pycocotools.
+
+    Polygons are drawn and united as ``COCO.annToRLE`` does.
+
+    Args:
+        segmentation: polygons (a list of flat ``[x, y, x, y, ...]`` lists, pixels), or an RLE
+            dict with ``size`` and ``counts``, compressed (str) or not (list of int).
+        height: of the image, pixels.
+        width: of the image, pixels.
+        where: names the record in the message.
+
+    Returns:
+        ``{"size": [height, width], "counts": bytes}``.
+
+    Raises:
+        UserError: the mask cannot be read, or is of another size than the image.
+    """
+    if isinstance(segmentation, dict):
+        return _checked_rle(segmentation, height, width, where)
+    if isinstance(segmentation, list):
+        polygons = [_checked_polygon(polygon, height, width, where) for polygon in segmentation]
+        return mask_api.merge(mask_api.frPyObjects(polygons, height, width))
+    raise UserError(
+        f"{where}: segmentation is {reprlib.repr(segmentation)}; it must be a list of polygons or "
+        "an RLE with 'size' and 'counts'"
+    )
+
+
+def _checked_rle(rle: dict[str, Any], height: int, width: int, where: str) -> dict[str, Any]:
+    missing = [key for key in ("size", "counts") if key not in rle]
+    if missing:
+        raise UserError(f"{where}: its RLE segmentation has no {missing[0]!r}")
+    size, counts = rle["size"], rle["counts"]
+    if (
+        not isinstance(size, list | tuple)
+        or len(size) != 2
+        or any(isinstance(n, bool) or not isinstance(n, int) for n in size)
+    ):
+        raise UserError(
+            f"{where}: its RLE size is {reprlib.repr(size)}; it must be [height, width]"
+        )
+    if list(size) != [height, width]:
+        swapped = " (height and width look swapped)" if list(size) == [width, height] else ""
+        raise UserError(
+            f"{where}: its mask is {size[1]} x {size[0]} pixels (width x height), but the image is "
+            f"{width} x {height}{swapped}; both must be of the original image"
+        )
+    try:
+        runs = _runs_of(counts)
+    except ValueError as error:
+        raise UserError(f"{where}: its RLE cannot be decoded: {error}") from error
+    if runs.size and runs.min() < 0:
+        raise UserError(f"{where}: its RLE cannot be decoded: a run has a negative length")
+    # each run is bounded before they are added up, so that the sum cannot overflow
+    if (runs.size and runs.max() > height * width) or runs.sum() != height * width:
+        raise UserError(
+            f"{where}: its RLE cannot be decoded: the runs do not add up to the "
+            f"{height} x {width} = {height * width} pixels of the image"
+        )
+    if isinstance(counts, list):
+        return mask_api.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    text = counts.encode("ascii") if isinstance(counts, str) else counts
+    return {"size": [height, width], "counts": text}
+
+
+def _runs_of(counts: Any) -> np.ndarray:
+    if isinstance(counts, str | bytes):
+        return parse_counts(counts)
+    if not isinstance(counts, list):
+        raise ValueError("'counts' is neither a string nor a list")
+    if any(isinstance(run, bool) or not isinstance(run, int) for run in counts):
+        raise ValueError("'counts' holds something that is not an integer")
+    try:
+        return np.array(counts, dtype=np.int64)
+    except OverflowError as error:
+        raise ValueError("it holds a number too large for a run length") from error
+
+
+def _checked_polygon(polygon: Any, height: int, width: int, where: str) -> list[float]:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        raise UserError(
+            f"{where}: the polygon {reprlib.repr(polygon)} is not a flat list [x, y, x, y, ...] of "
+            "at least three points"
+        )
+    for index, value in enumerate(polygon):
+        side = height if index % 2 else width
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            raise UserError(
+                f"{where}: a polygon holds {reprlib.repr(value)}, which is no coordinate"
+            )
+        # pycocotools allocates by the length of the outline, so a wild point would eat the memory
+        if not -side <= value <= 2 * side:
+            raise UserError(
+                f"{where}: a polygon has the {'xy'[index % 2]} coordinate {reprlib.repr(value)}, "
+                f"far outside the {width} x {height} image"
+            )
+    return polygon

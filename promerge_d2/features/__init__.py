@@ -1,0 +1,13 @@
+"""Images to patch features (C, H, W): one registry and one interface over all backbones."""
+
+from promerge_d2.features.extractor import FACETS, FeatureExtractor
+from promerge_d2.features.registry import BACKBONES, Backbone, get_backbone, register_backbone
+
+__all__ = [
+    "BACKBONES",
+    "FACETS",
+    "Backbone",
+    "FeatureExtractor",
+    "get_backbone",
+    "register_backbone",
+]

@@ -1,0 +1,139 @@
+"""The labeler's settings and its presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+
+from promerge_d2.labeler.filtering import FILTERS
+from promerge_d2.labeler.prompting import SIDE_RULES
+from promerge_d2.labeler.refinement import REFINERS
+from promerge_d2.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class LabelerConfig:
+    """Every number that the masks depend on. The defaults are the released ones (promerge.md A3).
+
+    Attributes:
+        grid: rows and columns of the patch grid; the image is squashed to it.
+        stride: patches between prompts. 4 on a 60x60 grid makes K = 225 prompts, 6 makes 100.
+        tau_b: cosine above which a patch belongs to a prompt's mask (paper: tau_b). Raise it for
+            smaller, tighter masks.
+        side_rule: when a side counts as covered by a mask: ``more_than_half`` or
+            ``at_least_half`` of its patches.
+        component_share: a component stays if it has this share of the prompt's own component.
+        background_vote: share of the candidates that must call a patch background.
+        min_background: an image whose background is a smaller share of the grid gets no masks.
+        background_filter: ``cascade``, ``ioa``, ``feature`` or ``none``.
+        tau_ioa: a mask leaves when this share of its new patches is background.
+        tau_f: a mask leaves when its mean feature times the background's is this or more.
+        tau_merge_ioa: masks merge above this overlap share (paper: tau_merge^IoA).
+        tau_merge_gate: below this overlap share, features are not asked.
+        tau_merge_f: masks that pass the gate merge at this product of mean features or more
+            (paper: tau_merge^f).
+        refine: refiner, ``dense_crf`` or ``none``.
+        refine_min_iou: a mask that refinement changes to a lower IoU than this is dropped.
+        pixels_per_patch: side of a patch in the working image of the refiner (the release
+            refines at 480 pixels for 60 patches).
+        apply_exif: turn photos as their EXIF says; the release does not, which leaves its masks
+            turned against what detectron2 shows.
+    """
+
+    grid: tuple[int, int] = (60, 60)
+    stride: int = 4
+    tau_b: float = 0.2
+    side_rule: str = "more_than_half"
+    component_share: float = 0.5
+    background_vote: float = 0.5
+    min_background: float = 0.1
+    background_filter: str = "cascade"
+    tau_ioa: float = 0.8
+    tau_f: float = 0.1
+    tau_merge_ioa: float = 0.5
+    tau_merge_gate: float = 0.1
+    tau_merge_f: float = 0.1
+    refine: str = "dense_crf"
+    refine_min_iou: float = 0.5
+    pixels_per_patch: int = 8
+    apply_exif: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.grid, int):
+            object.__setattr__(self, "grid", (self.grid, self.grid))
+        object.__setattr__(self, "grid", tuple(self.grid))
+        checks = [
+            (len(self.grid) == 2 and min(self.grid) >= 2, "grid", "two sides of 2 or more"),
+            (self.stride >= 1, "stride", "1 or more"),
+            (self.pixels_per_patch >= 1, "pixels_per_patch", "1 or more"),
+            (self.side_rule in SIDE_RULES, "side_rule", " or ".join(SIDE_RULES)),
+            (self.background_filter in FILTERS, "background_filter", " or ".join(FILTERS)),
+            (self.refine in REFINERS, "refine", " or ".join(REFINERS)),
+        ]
+        checks += [
+            (-1 <= getattr(self, name) <= 1, name, "between -1 and 1")
+            for name in ("tau_b", "tau_f", "tau_merge_f")
+        ]
+        checks += [
+            (0 <= getattr(self, name) <= 1, name, "between 0 and 1")
+            for name in (
+                "component_share",
+                "background_vote",
+                "min_background",
+                "tau_ioa",
+                "tau_merge_ioa",
+                "tau_merge_gate",
+                "refine_min_iou",
+            )
+        ]
+        for ok, name, wanted in checks:
+            if not ok:
+                raise UserError(f"labeler setting {name} is {getattr(self, name)!r}, not {wanted}")
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: object) -> LabelerConfig:
+        """A preset with some settings replaced.
+
+        Args:
+            preset: a name of ``PRESETS``.
+            **overrides: settings by name; a string is read as the setting's type.
+
+        Raises:
+            UserError: an unknown preset or setting (the nearest name is given), or a bad value.
+        """
+        if preset not in PRESETS:
+            raise UserError(f"no preset is named {preset!r}; known: {', '.join(PRESETS)}")
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        for name, value in overrides.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                raise UserError(
+                    f"no labeler setting is named {name!r}{hint}; known: {', '.join(known)}"
+                )
+            if isinstance(value, str):
+                overrides[name] = _parse(name, value, known[name].default)
+        return cls(**{**PRESETS[preset], **overrides})
+
+
+def _parse(name: str, text: str, default: object) -> object:
+    """Read ``text`` as a value of the default's type."""
+    try:
+        if isinstance(default, tuple):
+            sides = [int(side) for side in text.lower().split("x")]
+            return (sides[0], sides[0]) if len(sides) == 1 else tuple(sides)
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        return type(default)(text)
+    except (ValueError, KeyError) as error:
+        kind = "HxW" if isinstance(default, tuple) else type(default).__name__
+        raise UserError(f"labeler setting {name}: {text!r} is no {kind}") from error
+
+
+PRESETS: dict[str, dict[str, object]] = {
+    # K = 100 evenly spaced prompts, and a side is covered by "at least half" of it.
+    "paper": {"stride": 6, "side_rule": "at_least_half"},
+    # What the released code does: 225 prompts, a side is covered by more than half of it.
+    "release": {},
+}

@@ -1,0 +1,125 @@
+"""Refinement: masks of the patch grid to masks of pixels (promerge.md A3 and C1 step 10).
+
+Shape letters: M masks, H and W rows and columns of the patch grid, h and w of the working image
+on which the refiner runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import binary_fill_holes
+
+from promerge_d2.utils.errors import UserError
+
+Refiner = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Takes an image (h, w, 3) uint8 RGB and masks (M, h, w) bool; gives masks (M, h, w) bool."""
+
+CRF_ITERATIONS = 10
+CRF_GAUSSIAN = {"sxy": 3, "compat": 7}  # pixels, weight
+CRF_BILATERAL = {"sxy": 50, "srgb": 5, "compat": 10}  # pixels, levels of 0..255, weight
+CRF_CONFIDENCE = float(np.exp(1) / (1 + np.exp(1)))  # softmax of {0, 1}: 0.73 for the mask's side
+
+
+def dense_crf(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Fully connected CRF with the released parameters, exact (pydensecrf).
+
+    The lattice depends on the image alone: it is built once and serves all of its masks, which
+    changes no bit of the result.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        masks: (M, h, w) bool.
+
+    Returns:
+        (M, h, w) bool.
+
+    Raises:
+        UserError: pydensecrf is not installed.
+    """
+    densecrf = _import_densecrf()
+    height, width = image.shape[:2]
+    crf = densecrf.DenseCRF2D(width, height, 2)
+    crf.addPairwiseGaussian(**CRF_GAUSSIAN)
+    crf.addPairwiseBilateral(rgbim=np.ascontiguousarray(image), **CRF_BILATERAL)
+    refined = np.empty_like(masks)
+    for index, mask in enumerate(masks):
+        foreground = np.where(mask.ravel(), CRF_CONFIDENCE, 1 - CRF_CONFIDENCE)
+        probability = np.stack([1 - foreground, foreground]).astype(np.float32)
+        crf.setUnaryEnergy(-np.log(probability))
+        marginals = np.array(crf.inference(CRF_ITERATIONS))
+        refined[index] = marginals.argmax(axis=0).reshape(height, width)
+    return refined
+
+
+def _import_densecrf():  # noqa: ANN202 - a module without types
+    try:
+        from pydensecrf import densecrf
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "the refiner dense_crf needs pydensecrf: pip install pydensecrf2 (it is compiled, "
+            "which needs a C++ compiler), or do without: --refine none"
+        ) from error
+    return densecrf
+
+
+REFINERS: dict[str, Refiner | None] = {"dense_crf": dense_crf, "none": None}
+
+
+def check_refiner(name: str) -> None:
+    """Raise a ``UserError`` unless the refiner exists and can run here."""
+    if name not in REFINERS:
+        raise UserError(f"no refiner is named {name!r}; known: {', '.join(REFINERS)}")
+    if name == "dense_crf":
+        _import_densecrf()
+
+
+def upsample(masks: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Nearest-neighbour upsampling of masks (M, H, W) to (M, height, width).
+
+    Pixel r of the result shows row ``floor(r * H / height)``.
+    """
+    rows = np.arange(height) * masks.shape[1] // height
+    columns = np.arange(width) * masks.shape[2] // width
+    return masks[:, rows[:, None], columns]
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a mask (h, w) bool with PIL's bicubic filter and cut at half of the maximum."""
+    if mask.shape == (height, width):
+        return mask
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)) >= 128
+
+
+def refine_masks(
+    image: np.ndarray, masks: np.ndarray, refiner: str, min_iou: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Refine masks along the image's edges; drop those that the refiner does not confirm.
+
+    Holes of a refined mask are filled; it is dropped when its IoU with the mask before is below
+    ``min_iou``. With the refiner ``none`` the masks stay as they are.
+
+    Args:
+        image: (h, w, 3) uint8 RGB, the working image.
+        masks: (M, H, W) bool on the patch grid.
+        refiner: a name of ``REFINERS``.
+        min_iou: in [0, 1].
+
+    Returns:
+        Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
+    """
+    before = upsample(masks, *image.shape[:2])
+    refine = REFINERS[refiner]
+    if refine is None or not len(masks):
+        return before, np.arange(len(masks))
+    after = refine(image, before)
+    kept = []
+    for index in range(len(masks)):
+        after[index] = binary_fill_holes(after[index])
+        union = np.count_nonzero(before[index] | after[index])
+        if np.count_nonzero(before[index] & after[index]) / union >= min_iou:
+            kept.append(index)
+    return after[kept], np.array(kept, dtype=np.int64)

@@ -1,0 +1,147 @@
+"""A frozen self-supervised ViT under ViTDet's simple feature pyramid.
+
+Shape letters: N images, C channels, H and W rows and columns of the patch grid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
+from torch import nn
+
+from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.files import atomic_path
+
+
+class FrozenViT(Backbone):
+    """Final patch tokens of a frozen ViT, one cell for ``stride`` pixels of the detector's image.
+
+    detectron2's poolers insist on strides that are powers of two: for a patch of 14 the image is
+    resampled by 14/16, so that one token stands for 16 pixels. The ViT is neither trained nor
+    saved with checkpoints: its weights come from the features' registry.
+
+    Args:
+        extractor: a ``promerge_d2.features.FeatureExtractor``.
+        cache_dir: folder that keeps tokens by the content of the normalised image, or None.
+    """
+
+    def __init__(self, extractor: nn.Module, cache_dir: str | None = None) -> None:
+        super().__init__()
+        # past nn.Module's own registration, so that no checkpoint holds it and no optimiser
+        object.__setattr__(self, "extractor", extractor)
+        self.patch = extractor.backbone.patch
+        self.stride = 1 << (self.patch - 1).bit_length()  # 8, 16 for 14, 16
+        self.cache_dir = Path(cache_dir) if cache_dir else None
+        self._out_features = ["tokens"]
+        self._out_feature_channels = {"tokens": extractor.backbone.width}
+        self._out_feature_strides = {"tokens": self.stride}
+
+    def _apply(self, fn: Callable, *args, **kwargs) -> FrozenViT:  # noqa: ANN002, ANN003
+        self.extractor._apply(fn, *args, **kwargs)  # the ViT follows .to() all the same
+        return super()._apply(fn, *args, **kwargs)
+
+    @property
+    def size_divisibility(self) -> int:
+        """Images must be padded to a multiple of this."""
+        return self.stride
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """One map, ``tokens``."""
+        return {
+            "tokens": ShapeSpec(channels=self._out_feature_channels["tokens"], stride=self.stride)
+        }
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Tokens of normalised images.
+
+        Args:
+            images: (N, 3, H * stride, W * stride) float, RGB minus ImageNet's mean over its
+                standard deviation.
+
+        Returns:
+            ``{"tokens": (N, C, H, W)}`` float32.
+        """
+        if self.cache_dir is None:
+            return {"tokens": self._tokens(images)}
+        return {"tokens": torch.cat([self._cached(image[None]) for image in images])}
+
+    def _tokens(self, images: torch.Tensor) -> torch.Tensor:
+        if self.patch != self.stride:
+            height, width = (side // self.stride * self.patch for side in images.shape[2:])
+            images = F.interpolate(
+                images, (height, width), mode="bicubic", align_corners=False, antialias=True
+            )
+        return self.extractor.facets(images, ("token",))["token"]
+
+    def _cached(self, image: torch.Tensor) -> torch.Tensor:
+        digest = hashlib.sha256(str((self.extractor.weights_sha256, image.shape)).encode())
+        digest.update(image.cpu().contiguous().numpy().tobytes())
+        key = digest.hexdigest()
+        file = self.cache_dir / key[:2] / f"{key}.npy"
+        if file.is_file():
+            return torch.from_numpy(np.load(file)).to(image.device)
+        tokens = self._tokens(image)
+        with atomic_path(file) as part, open(part, "wb") as stream:
+            np.save(stream, tokens.cpu().numpy())
+        return tokens
+
+
+@BACKBONE_REGISTRY.register()
+def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """Build the backbone of ``MODEL.FROZEN_VIT``; its weights are fetched on first use.
+
+    Args:
+        cfg: the configuration.
+        input_shape: of the image; 3 channels.
+
+    Raises:
+        UserError: the image is not RGB, or the cache is on while images are random.
+    """
+    from promerge_d2.features import FeatureExtractor  # timm is slow to import
+
+    vit = cfg.MODEL.FROZEN_VIT
+    if cfg.INPUT.FORMAT != "RGB":
+        raise UserError(f"a frozen ViT sees RGB: set INPUT.FORMAT RGB, not {cfg.INPUT.FORMAT}")
+    if vit.CACHE_DIR:
+        check_cacheable(cfg)
+    extractor = FeatureExtractor.from_name(vit.BACKBONE, vit.WEIGHTS or None, facet="token")
+    return SimpleFeaturePyramid(
+        FrozenViT(extractor, vit.CACHE_DIR or None),
+        in_feature="tokens",
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        scale_factors=vit.SCALE_FACTORS,
+        norm=cfg.MODEL.FPN.NORM,
+        square_pad=vit.SQUARE_PAD,
+    )
+
+
+def check_cacheable(cfg: CfgNode) -> None:
+    """Refuse a token cache for images that never come again.
+
+    Raises:
+        UserError: every key that makes training images random, named.
+    """
+    random = []
+    if cfg.INPUT.COPY_PASTE.ENABLED:
+        random.append("INPUT.COPY_PASTE.ENABLED False")
+    if len(cfg.INPUT.MIN_SIZE_TRAIN) > 1:
+        random.append("INPUT.MIN_SIZE_TRAIN with one size")
+    if cfg.INPUT.CROP.ENABLED:
+        random.append("INPUT.CROP.ENABLED False")
+    if not cfg.MODEL.FROZEN_VIT.SQUARE_PAD:
+        random.append("MODEL.FROZEN_VIT.SQUARE_PAD above 0 (padding depends on the batch)")
+    if random:
+        raise UserError(
+            "MODEL.FROZEN_VIT.CACHE_DIR keeps tokens of images that come again; it needs "
+            + ", ".join(random)
+        )

@@ -1,0 +1,1 @@
+"""Helpers that several rooms share: errors, command lines, files."""

@@ -1,0 +1,46 @@
+"""What every command-line tool shares: exit codes, argument parsing, logging."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from promerge_d2.utils.errors import UserError
+
+EXIT_OK = 0  # everything was processed
+EXIT_NOT_FINISHED = 1  # stopped before the end: interrupted, or an unexpected error
+EXIT_FAILURES = 2  # finished, some inputs failed and were named
+EXIT_REFUSED = 3  # the request itself was refused, nothing was done
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An ``argparse.ArgumentParser`` that exits with ``EXIT_REFUSED`` on a bad command line.
+
+    argparse's own 2 would read as "finished with failures".
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit."""
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_REFUSED, f"{self.prog}: error: {message}\n")
+
+
+def run_tool(main: Callable[[], int | None]) -> NoReturn:
+    """Run a tool's ``main`` and exit with its code; a ``UserError`` becomes one message.
+
+    Args:
+        main: takes nothing, returns one of the ``EXIT_*`` codes (None means ``EXIT_OK``).
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        code = main()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(EXIT_NOT_FINISHED)
+    sys.exit(EXIT_OK if code is None else code)

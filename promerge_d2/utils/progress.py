@@ -1,0 +1,14 @@
+"""Progress bars that stay readable in a log file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress(items: Iterable | None = None, **options: Any) -> tqdm:
+    """``tqdm(items, **options)``, refreshed every 15 seconds where no terminal is watching."""
+    return tqdm(items, mininterval=0.1 if sys.stderr.isatty() else 15, **options)

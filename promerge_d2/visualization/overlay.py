@@ -1,0 +1,59 @@
+"""Draw masks over a photograph."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from promerge_d2.utils.files import atomic_path
+
+_ALPHA = 0.45
+
+
+def color_of(index: int) -> tuple[int, int, int]:
+    """The RGB colour of the index-th mask; hues step by the golden ratio, so neighbours differ."""
+    hue = (0.02 + index * 0.618034) % 1.0
+    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.85, 1.0))
+
+
+def draw_masks(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Tint each mask and draw its outline; larger masks go below smaller ones.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        masks: each (h, w) bool.
+
+    Returns:
+        A new (h, w, 3) uint8 picture.
+    """
+    picture = image.astype(np.float32)
+    order = sorted(range(len(masks)), key=lambda i: -np.count_nonzero(masks[i]))
+    for index in order:
+        mask = np.asarray(masks[index], bool)
+        picture[mask] = (1 - _ALPHA) * picture[mask] + _ALPHA * np.array(color_of(index))
+    picture = picture.round().astype(np.uint8)
+    thickness = max(1, round(max(image.shape[:2]) / 300))
+    for index in order:
+        outline, _ = cv2.findContours(
+            np.asarray(masks[index], np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+        )
+        cv2.drawContours(picture, outline, -1, color_of(index), thickness)
+    return picture
+
+
+def draw_records(image: np.ndarray, records: Sequence[dict]) -> np.ndarray:
+    """Draw records or COCO annotations with an RLE ``segmentation``; see ``draw_masks``."""
+    return draw_masks(image, [mask_utils.decode(r["segmentation"]).astype(bool) for r in records])
+
+
+def save_png(path: str | os.PathLike, picture: np.ndarray) -> None:
+    """Write an (h, w, 3) uint8 RGB picture; parent folders are made."""
+    with atomic_path(Path(path)) as part:
+        Image.fromarray(picture).save(part, format="PNG")

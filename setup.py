@@ -1,0 +1,40 @@
+"""Package promerge_d2. detectron2 comes from tools/install_detectron2.py, not from the index."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+init = Path(__file__).with_name("promerge_d2").joinpath("__init__.py").read_text(encoding="utf-8")
+version = re.search(r'^__version__ = "(.+)"$', init, re.MULTILINE)[1]
+
+demo = ["matplotlib", "onnx", "scikit-image", "scikit-learn"]
+
+setup(
+    name="promerge_d2",
+    version=version,
+    description="Unsupervised class-agnostic instance segmentation with ProMerge and detectron2",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["promerge_d2", "promerge_d2.*"]),
+    install_requires=[
+        "fvcore",
+        "iopath",
+        "numpy",
+        "opencv-python-headless",  # the other build wants libGL, which servers lack
+        "pillow",
+        "pycocotools",
+        "scipy",
+        "timm>=1.0",
+        "torch>=2.0",
+        "torchvision",
+        "tqdm",
+    ],
+    extras_require={
+        "crf": ["pydensecrf2"],  # mask refinement; needs a C++ compiler
+        "demo": demo,  # the quick start: offline weights, example images, plots
+        "dev": [*demo, "pytest", "ruff"],
+    },
+)

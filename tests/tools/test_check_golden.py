@@ -1,0 +1,154 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.labeler.helpers import blob_features
+from tests.labeler.reference import Settings, promerge_grid
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "check_golden.py"
+
+
+def check(folder):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def golden(seed, height=12, width=12, stride=2):
+    """What a golden file holds, made by the slow reference; float16 features as in the files."""
+    rng = np.random.default_rng(seed)
+    while True:
+        features = blob_features(rng, height, width).astype(np.float16)
+        settings = Settings(
+            stride=stride,
+            tau_b=float(rng.uniform(0.1, 0.4)),
+            filter_feature=float(rng.uniform(0.1, 0.5)),
+        )
+        result = promerge_grid(features.astype(np.float64), settings)
+        if min(result.margins) > 1e-5:
+            break
+    content = {
+        "features": features,
+        "stride": stride,
+        "bipartition_tau": settings.tau_b,
+        "foreground_include_tau": settings.filter_feature,
+        "n_fg": len(result.foreground),
+        "n_bg": len(result.candidates),
+        "foreground": np.array(result.foreground).reshape(-1, height, width).astype(bool),
+    }
+    if result.pruned is not None:
+        content["background"] = result.background
+        content["pruned"] = np.array(result.pruned).reshape(-1, height, width).astype(bool)
+        content["merged"] = np.array(result.merged).reshape(-1, height, width).astype(bool)
+    return content
+
+
+def golden_where(wanted, **shape):
+    return next(g for seed in range(100) if wanted(g := golden(seed, **shape)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    found = golden_where(lambda g: len(g.get("merged", ())) >= 2)
+    np.savez(tmp_path / "a_masks.npz", **found)
+    found = golden_where(lambda g: len(g.get("merged", ())) >= 2, height=9, width=14)
+    np.savez(tmp_path / "b_not_square.npz", **found)
+    np.savez(tmp_path / "c_stops.npz", **golden_where(lambda g: "merged" not in g and g["n_fg"]))
+    return tmp_path
+
+
+def test_equal(folder):
+    code, out, error = check(folder)
+    assert code == 0, error
+    lines = out.splitlines()
+    assert len(lines) == 4
+    merged = len(np.load(folder / "a_masks.npz")["merged"])
+    assert lines[0].startswith("a_masks.npz: equal (foreground ")
+    assert lines[0].endswith(f"merged {merged})")
+    assert lines[1].startswith("b_not_square.npz: equal (")
+    assert lines[2].startswith("c_stops.npz: equal (foreground ")
+    assert "merged" not in lines[2]
+    assert lines[3] == "3 files equal"
+
+
+@pytest.mark.parametrize("stage", ["foreground", "background", "pruned", "merged"])
+def test_a_changed_patch_is_found(folder, stage):
+    content = dict(np.load(folder / "a_masks.npz"))
+    flat = content[stage].reshape(-1, *content[stage].shape[-2:])
+    flat[0, -1, -1] ^= True
+    np.savez(folder / "a_masks.npz", **content)
+    code, out, _ = check(folder)
+    assert code == 1
+    assert out.startswith(f"a_masks.npz: DIFFERS: {stage}: ")
+    assert "b_not_square" not in out
+
+
+def test_a_count_that_differs(folder):
+    content = dict(np.load(folder / "a_masks.npz"))
+    content["n_bg"] += 1
+    np.savez(folder / "a_masks.npz", **content)
+    code, out, _ = check(folder)
+    assert code == 1
+    assert out.startswith("a_masks.npz: DIFFERS: n_bg: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("a_masks", {"merged", "pruned", "background"}, "the stored run stops before background"),
+        ("c_stops", None, "ours (no_background) stops before background"),
+    ],
+)
+def test_one_of_the_two_stops_early(folder, file, change, said):
+    content = dict(np.load(folder / f"{file}.npz"))
+    if change:
+        content = {key: value for key, value in content.items() if key not in change}
+    else:
+        content["background"] = np.ones((12, 12), bool)
+    np.savez(folder / f"{file}.npz", **content)
+    code, out, _ = check(folder)
+    assert code == 1
+    assert out.splitlines()[-1] == f"{file}.npz: DIFFERS: {said}"
+
+
+def write_text(path):
+    path.write_text("no archive")
+
+
+def write_cut(path):
+    np.savez(path, features=np.zeros((2, 3, 3)))
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def write_without_stride(path):
+    np.savez(path, features=np.zeros((2, 3, 3), np.float32))
+
+
+@pytest.mark.parametrize("write", [write_text, write_cut, write_without_stride])
+def test_a_file_of_another_kind(tmp_path, write):
+    write(tmp_path / "x.npz")
+    code, _, error = check(tmp_path)
+    assert code == 3
+    assert "x.npz is no golden file: " in error
+    assert "Traceback" not in error
+
+
+def test_empty_folder(tmp_path):
+    code, out, error = check(tmp_path)
+    assert code == 3
+    assert error.endswith("holds no .npz file\n")
+    assert out == ""
+
+
+def test_real_golden_files(shared_data):
+    """Outputs of the released code on real photographs."""
+    files = sorted((shared_data / "golden").glob("*.npz"))
+    if not files:
+        pytest.skip(f"no golden files in {shared_data / 'golden'}")
+    code, out, error = check(shared_data / "golden")
+    assert code == 0, out + error
+    assert out.splitlines()[-1] == f"{len(files)} files equal"

