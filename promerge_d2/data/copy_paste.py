@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances
 
+from promerge_d2.utils.errors import UserError
+
 MAX_COVER = 0.5  # a pasted object may hide less than this share of any other
 
 
@@ -29,7 +31,8 @@ def copy_paste(
 
     Args:
         receiver: a mapped detectron2 dict: ``image`` (3, h, w) uint8 and ``instances`` with
-            ``gt_boxes``, ``gt_classes``, ``gt_masks`` (BitMasks) in its pixels.
+            ``gt_boxes``, ``gt_classes``, ``gt_masks`` (BitMasks) in its pixels, or without any
+            object.
         donor: another such dict.
         rng: source of chance.
         min_ratio: smallest ratio, in (0, 1].
@@ -56,12 +59,13 @@ def copy_paste(
     small_masks = F.interpolate(donor_masks[None].float(), size, mode="nearest-exact")[0] > 0.5
 
     image = receiver["image"].clone()
-    masks = list(receiver["instances"].gt_masks.tensor.clone())
-    classes = receiver["instances"].gt_classes.tolist()
+    there = receiver["instances"]  # without gt_masks where detectron2 found no annotation
+    masks = list(there.gt_masks.tensor.clone()) if len(there) else []
+    classes = there.gt_classes.tolist() if len(there) else []
     for index, small_mask in zip(chosen, small_masks, strict=True):
         mask = torch.zeros(height, width, dtype=torch.bool)
         mask[window] = small_mask
-        if not mask.any() or any((m & mask).sum() >= MAX_COVER * m.sum() for m in masks):
+        if not mask.any() or any((m & mask).sum() >= MAX_COVER * m.sum() > 0 for m in masks):
             continue
         image[:, mask] = small[:, small_mask].to(image.dtype)
         masks = [m & ~mask for m in masks] + [mask]
@@ -88,6 +92,9 @@ class CopyPasteMapper:
         rate: share of the images that receive objects, in [0, 1].
         min_ratio: see ``copy_paste``.
         max_ratio: see ``copy_paste``.
+
+    Raises:
+        UserError: a share or ratio outside its range.
     """
 
     def __init__(
@@ -98,6 +105,11 @@ class CopyPasteMapper:
         min_ratio: float,
         max_ratio: float,
     ) -> None:
+        if not (0 <= rate <= 1 and 0 < min_ratio <= max_ratio <= 1):
+            raise UserError(
+                f"INPUT.COPY_PASTE has RATE {rate}, MIN_RATIO {min_ratio}, MAX_RATIO {max_ratio}; "
+                "it takes 0 <= RATE <= 1 and 0 < MIN_RATIO <= MAX_RATIO <= 1"
+            )
         self.mapper = mapper
         self.dataset = dataset
         self.rate = rate

@@ -120,8 +120,8 @@ def check_datasets(names: list[str] | tuple[str, ...]) -> None:
         ]
         if missing:
             how = metadata.get("how") or (
-                "label images with: python tools/label_images.py --input IMAGES --output "
-                f"{metadata.get('json_file')}"
+                f"label images with: python tools/label_images.py --input "
+                f"{metadata.get('image_root')} --output {metadata.get('json_file')}"
             )
             problems.append(
                 f"the data set {name!r} needs {' and '.join(missing)}, which "

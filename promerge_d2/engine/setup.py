@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils.logger import setup_logger
@@ -42,10 +43,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args.config_file, args.opts)
     register_from_config(cfg)
     check_device(cfg)
-    check_weights(cfg, args.eval_only)
-    check_datasets(list(cfg.DATASETS.TEST) + ([] if args.eval_only else list(cfg.DATASETS.TRAIN)))
-    if not args.eval_only and cfg.INPUT.MASK_FORMAT != "bitmask" and cfg.MODEL.MASK_ON:
-        raise UserError("pseudo-labels are RLE masks: set INPUT.MASK_FORMAT bitmask")
+    check_files(cfg, args.eval_only)
+    if not args.eval_only:
+        check_masks(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, name="promerge_d2")
@@ -56,8 +56,8 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
     """Merge a YAML file and ``KEY VALUE`` pairs over the defaults; not frozen.
 
     Raises:
-        UserError: the file is missing, a key does not exist (near matches are named), or a value
-            has the wrong type.
+        UserError: the file is missing or no YAML mapping, a key does not exist (near matches are
+            named), or a value has the wrong type.
     """
     cfg = get_cfg()
     add_promerge_config(cfg)
@@ -68,22 +68,16 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
         raise UserError(f"the config {config_file} does not exist")
     if len(opts) % 2:
         raise UserError(f"options come in pairs KEY VALUE; {opts[-1]!r} has no value")
+    for key in opts[::2]:
+        if key not in keys:
+            raise _unknown_key(key, keys)
     try:
         cfg.merge_from_file(config_file)
         cfg.merge_from_list(opts)
     except KeyError as error:  # yacs names the key at the end of its message
-        key = str(error.args[0]).rsplit(": ", 1)[-1]
-        near = difflib.get_close_matches(key, keys, n=3)
-        raise UserError(
-            f"no config key is named {key}" + (f"; near matches: {', '.join(near)}" if near else "")
-        ) from error
-    except AssertionError as error:  # a key of opts whose parent does not exist
-        key = next((k for k in opts[::2] if k not in keys), str(error))
-        near = difflib.get_close_matches(key, keys, n=3)
-        raise UserError(
-            f"no config key is named {key}" + (f"; near matches: {', '.join(near)}" if near else "")
-        ) from error
-    except ValueError as error:
+        raise _unknown_key(str(error.args[0]).rsplit(": ", 1)[-1], keys) from error
+    except (ValueError, TypeError, AssertionError, OSError, yaml.YAMLError) as error:
+        # a value of another type, no YAML, no mapping, a base that is not there
         raise UserError(f"{config_file} or the options: {error}") from error
     return cfg
 
@@ -115,6 +109,37 @@ def check_device(cfg: CfgNode) -> None:
         cfg.SOLVER.AMP.ENABLED = False
 
 
+def check_files(cfg: CfgNode, eval_only: bool) -> None:
+    """Refuse weights and data sets that are not there.
+
+    Raises:
+        UserError: one message for all of them.
+    """
+    names = [*cfg.DATASETS.TEST, *(() if eval_only else cfg.DATASETS.TRAIN)]
+    problems = []
+    for check, arguments in ((check_weights, (cfg, eval_only)), (check_datasets, (names,))):
+        try:
+            check(*arguments)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def check_masks(cfg: CfgNode) -> None:
+    """Refuse mask settings that cannot train on pseudo-labels.
+
+    Raises:
+        UserError: masks that would not be read as bitmaps, or copy-paste without masks.
+    """
+    if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT != "bitmask":
+        raise UserError("pseudo-labels are RLE masks: set INPUT.MASK_FORMAT bitmask")
+    if cfg.INPUT.COPY_PASTE.ENABLED and not cfg.MODEL.MASK_ON:
+        raise UserError(
+            "copy-paste needs masks: set MODEL.MASK_ON True or INPUT.COPY_PASTE.ENABLED False"
+        )
+
+
 def check_weights(cfg: CfgNode, eval_only: bool) -> None:
     """Refuse to evaluate without weights, and weights that are not there.
 
@@ -131,6 +156,12 @@ def check_weights(cfg: CfgNode, eval_only: bool) -> None:
         if os.path.basename(weights) == "dino_resnet50_d2.pkl":
             hint = f"; make it with: python tools/convert_dino_resnet.py --output {weights}"
         raise UserError(f"MODEL.WEIGHTS {weights} does not exist{hint}")
+
+
+def _unknown_key(key: str, keys: list[str]) -> UserError:
+    near = difflib.get_close_matches(key, keys, n=3)
+    hint = f"; near matches: {', '.join(near)}" if near else ""
+    return UserError(f"no config key is named {key}{hint}")
 
 
 def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:

@@ -40,11 +40,15 @@ def read_onnx_vit(file: Path) -> dict[str, torch.Tensor]:
     """
     try:
         import onnx
+        from google.protobuf.message import DecodeError
         from onnx import numpy_helper
     except ModuleNotFoundError as error:
         raise UserError(f"reading {file} needs the onnx package: pip install onnx") from error
 
-    graph = onnx.load(file).graph
+    try:
+        graph = onnx.load(file).graph
+    except DecodeError as error:
+        raise UserError(f"{file} is no ONNX file: {error}") from error
     tensors = {
         init.name: torch.from_numpy(numpy_helper.to_array(init).copy())
         for init in graph.initializer

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import logging
 import os
-import pickle
 import urllib.request
 from pathlib import Path
 
@@ -109,7 +109,8 @@ def fetch(url: str, what: str, alternative: str) -> Path:
                     bar.update(len(chunk))
             if size is not None and file.tell() != size:
                 raise OSError(f"the transfer broke off after {file.tell()} of {size} bytes")
-    except OSError as error:  # URLError, HTTPError and time-outs are OSErrors
+    except (OSError, http.client.HTTPException) as error:
+        # URLError, HTTPError and time-outs are OSErrors, a broken chunked transfer is not
         reason = getattr(error, "reason", None) or error
         raise WeightsError(
             f"cannot fetch {what} from {url} ({reason}). Put the file at {target}, {alternative}."
@@ -176,10 +177,11 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
             raise WeightsError(f"{file} is no safetensors file: {error}") from error
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # on foreign bytes its unpickler raises anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise WeightsError(
             f"{file} is not a file of plain tensors that torch.load(weights_only=True) reads: "
-            f"{str(error).splitlines()[0]}"
+            f"{reason}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(

@@ -6,6 +6,7 @@ Shape letters: N images, C channels, H and W rows and columns of the patch grid.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import nn
 
@@ -96,6 +98,21 @@ class FrozenViT(Backbone):
         return tokens
 
 
+class FrozenViTPyramid(SimpleFeaturePyramid):
+    """ViTDet's simple feature pyramid, for images of any size.
+
+    detectron2's own misspells the key that has images padded to whole patches.
+    """
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """What images are padded to, in pixels."""
+        return {
+            "size_divisibility": max(self._size_divisibility, self.net.size_divisibility),
+            "square_size": self._square_pad,
+        }
+
+
 @BACKBONE_REGISTRY.register()
 def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """Build the backbone of ``MODEL.FROZEN_VIT``; its weights are fetched on first use.
@@ -105,21 +122,32 @@ def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
         input_shape: of the image; 3 channels.
 
     Raises:
-        UserError: the image is not RGB, or the cache is on while images are random.
+        UserError: the image is not RGB, the square to pad to is smaller than images can be, or
+            the cache is on while images are random.
     """
     from promerge_d2.features import FeatureExtractor  # timm is slow to import
 
     vit = cfg.MODEL.FROZEN_VIT
     if cfg.INPUT.FORMAT != "RGB":
         raise UserError(f"a frozen ViT sees RGB: set INPUT.FORMAT RGB, not {cfg.INPUT.FORMAT}")
+    largest = max(cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST)
+    if 0 < vit.SQUARE_PAD < largest:  # detectron2 would cut the rest off without a word
+        raise UserError(
+            f"MODEL.FROZEN_VIT.SQUARE_PAD {vit.SQUARE_PAD} cuts images of up to {largest} pixels: "
+            "lower INPUT.MAX_SIZE_TRAIN and INPUT.MAX_SIZE_TEST to it, or raise it"
+        )
     if vit.CACHE_DIR:
         check_cacheable(cfg)
     extractor = FeatureExtractor.from_name(vit.BACKBONE, vit.WEIGHTS or None, facet="token")
-    return SimpleFeaturePyramid(
-        FrozenViT(extractor, vit.CACHE_DIR or None),
+    net = FrozenViT(extractor, vit.CACHE_DIR or None)
+    top = LastLevelMaxPool()  # one more level for the RPN, as ViTDet has it
+    top.in_feature = f"p{int(math.log2(net.stride / vit.SCALE_FACTORS[-1]))}"
+    return FrozenViTPyramid(
+        net,
         in_feature="tokens",
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         scale_factors=vit.SCALE_FACTORS,
+        top_block=top,
         norm=cfg.MODEL.FPN.NORM,
         square_pad=vit.SQUARE_PAD,
     )

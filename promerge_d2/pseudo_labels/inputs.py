@@ -42,7 +42,7 @@ def list_images(source: str | os.PathLike) -> ImageList:
         The images, sorted by name.
 
     Raises:
-        UserError: nothing is there, or no image is.
+        UserError: nothing is there, no image is, one is named twice, or a list is no text.
     """
     path = Path(source)
     if path.is_dir():
@@ -50,7 +50,7 @@ def list_images(source: str | os.PathLike) -> ImageList:
         found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
         what = f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})"
     elif path.suffix.lower() == ".txt" and path.is_file():
-        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        lines = (line.strip() for line in _read_list(path).splitlines())
         found = [path.parent / line for line in lines if line and not line.startswith("#")]
         root = _common_root(found)
         what = f"the list {path} names no image"
@@ -70,6 +70,13 @@ def list_images(source: str | os.PathLike) -> ImageList:
         if first == second:
             raise UserError(f"the input {source} names {first} twice; list each image once")
     return ImageList(root, tuple(names))
+
+
+def _read_list(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark in front
+    except UnicodeDecodeError as error:
+        raise UserError(f"the list {path} is not UTF-8 text: {error}; save it as UTF-8") from error
 
 
 def _common_root(paths: list[Path]) -> Path:

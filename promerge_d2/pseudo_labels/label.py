@@ -69,18 +69,20 @@ def label_images(
         output: the JSON to write; parent folders are made.
         labeler: finds the masks.
         preset: name of the labeler's preset, for the record.
-        overlays: folder for a PNG an image, or None.
+        overlays: folder for a PNG an image (its name + ``.png``), or None.
 
     Returns:
         The summary.
 
     Raises:
-        UserError: ``output`` cannot be written.
+        UserError: ``output`` or ``overlays`` cannot be written.
     """
     output = Path(output)
     run_file = output.with_name(f"{output.stem}.run.json")
     check_writable(output)
     check_writable(run_file)
+    if overlays is not None:
+        check_writable(Path(overlays) / "picture.png")
     summary = RunSummary()
     coco_images: list[dict] = []
     annotations: list[dict] = []
@@ -92,8 +94,8 @@ def label_images(
             pixels = load_image(images.path(name), labeler.config.apply_exif)
             result = labeler.label(pixels)
             if overlays is not None:
-                picture = Path(overlays) / Path(name).with_suffix(".png")
-                save_png(picture, draw_records(pixels, result.records))
+                # the whole name: a.jpg and a.png differ, and no input is overwritten
+                save_png(Path(overlays) / f"{name}.png", draw_records(pixels, result.records))
         except UserError as error:
             logger.error("failed: %s: %s", name, error)
             summary.failures.append({"file_name": name, "error": str(error)})

@@ -45,20 +45,19 @@ def load_image(image: ImageLike, apply_exif: bool = True) -> np.ndarray:
                 "convert it first"
             )
         return image
-    if isinstance(image, Image.Image):
-        return _to_rgb(image, "the PIL image", apply_exif)
+    name = "the PIL image" if isinstance(image, Image.Image) else f"the image {image}"
     try:
+        if isinstance(image, Image.Image):  # PIL reads its file, if it has one, only now
+            return _to_rgb(image, name, apply_exif)
         with warnings.catch_warnings():
             # large panoramas are legitimate input; PIL still refuses true bombs
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(image) as opened:
-                return _to_rgb(opened, str(image), apply_exif)
-    except ImageError:
-        raise
+                return _to_rgb(opened, name, apply_exif)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         # PIL reports broken files by any of these
         reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError(f"cannot read the image {image}: {reason}") from error
+        raise ImageError(f"cannot read {name}: {reason}") from error
 
 
 def _to_rgb(image: Image.Image, name: str, apply_exif: bool) -> np.ndarray:

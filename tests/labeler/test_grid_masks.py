@@ -164,7 +164,7 @@ def distinct_areas(masks) -> bool:
 
 
 def test_transposing_the_image_transposes_the_masks():
-    """Prompts lie on the transposed places; only ties of area may then be taken in another order."""
+    """Prompts lie on the transposed places; only ties of area may come in another order."""
     compared = collections.Counter()
     for seed in range(60):
         features, settings, expected = draw(seed)

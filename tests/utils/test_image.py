@@ -36,7 +36,7 @@ def test_truncated_jpeg(tmp_path):
 def test_truncated_jpeg_opened_by_the_caller(tmp_path):
     path = save(tmp_path / "cut.jpg", photo(200, 300))
     path.write_bytes(path.read_bytes()[:4000])
-    with Image.open(path) as opened, pytest.raises(ImageError, match="truncated"):
+    with Image.open(path) as opened, pytest.raises(ImageError, match=r"the PIL image: .*truncated"):
         load_image(opened)
 
 
@@ -110,8 +110,7 @@ def test_sixteen_bits_are_scaled(tmp_path):
     assert (loaded == loaded[..., :1]).all()
 
 
-def test_sixteen_bits_rgb_of_a_tiff(tmp_path):
-    """Thirty-two bit samples that are no 16-bit ones are refused, as is floating point."""
+def test_samples_of_unknown_range_are_refused(tmp_path):
     Image.fromarray(np.array([[70000]], np.int32)).save(tmp_path / "i.tif")
     with pytest.raises(ImageError, match=r"i\.tif has 32-bit samples outside 0\.\.65535"):
         load_image(tmp_path / "i.tif")
@@ -190,8 +189,8 @@ def test_panorama(tmp_path):
     assert loaded.shape == (40, 12000, 3)
     squashed = resize_image(loaded, 16, 16)
     assert squashed.shape == (16, 16, 3)
-    assert squashed[:, :7].max() == 0
-    assert squashed[:, 9:].min() == 200
+    assert squashed[:, :5].max() <= 1  # Lanczos rings a little
+    assert squashed[:, 11:].min() >= 199
 
 
 def test_large_images_are_read_without_a_warning(tmp_path, monkeypatch, recwarn):

@@ -1,0 +1,262 @@
+import argparse
+import logging
+
+import pytest
+import torch
+
+import promerge_d2.engine
+from promerge_d2.engine.setup import check_device, read_config
+from promerge_d2.utils.errors import UserError
+from tests.helpers import ROOT
+
+CASCADE = str(ROOT / "configs" / "promerge_cascade.yaml")
+ON_CPU = [
+    *("MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN"),
+    *("SOLVER.AMP.ENABLED", "False"),
+]
+
+
+def refused(outcome, *messages):
+    code, out, err = outcome
+    assert code == 3
+    assert "Traceback" not in out + err
+    for message in messages:
+        assert message in err
+    return err
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config"], "expected one argument"),
+        (["--num-gpus", "many"], "invalid int value: 'many'"),
+        (["--evaluate-only"], "unrecognized arguments: --evaluate-only"),
+        ([], "name a config: --config configs/promerge_cascade.yaml"),
+        (["--config", "gone.yaml"], "the config gone.yaml does not exist"),
+        (["--config", CASCADE, "SOLVER.MAX_ITER"], "pairs KEY VALUE; 'SOLVER.MAX_ITER' has no"),
+    ],
+)
+def test_bad_command_lines(train_net, arguments, message):
+    refused(train_net(*arguments), message)
+
+
+def test_config_is_config_file(train_net, monkeypatch):
+    seen = []
+
+    def setup(args):
+        seen.append(args)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(promerge_d2.engine, "setup", setup)
+    for option in ("--config", "--config-file"):
+        command = [option, "some.yaml", "--resume", "SOLVER.BASE_LR", "0.1"]
+        refused(train_net(*command), "error: far enough\n")
+    assert seen[0] == seen[1]
+    assert seen[0].config_file == "some.yaml"
+    assert seen[0].resume is True
+    assert seen[0].eval_only is False
+    assert seen[0].opts == ["SOLVER.BASE_LR", "0.1"]
+
+
+# Keys
+
+
+def test_a_misspelt_key_in_the_file(train_net, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("MODEL:\n  ROI_HEADS:\n    DROPLOS_IOU_THRESH: 0.1\n")
+    refused(
+        train_net("--config", file),
+        "error: no config key is named MODEL.ROI_HEADS.DROPLOS_IOU_THRESH; near matches: "
+        "MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH",
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("SOLVER.MAX_ITR", "SOLVER.MAX_ITER"),
+        ("INPUT.COPYPASTE.RATE", "INPUT.COPY_PASTE.RATE"),
+        ("MODL.DEVICE", "MODEL.DEVICE"),
+    ],
+)
+def test_a_misspelt_key_on_the_command_line(train_net, key, near):
+    err = refused(train_net("--config", CASCADE, key, "1"), f"error: no config key is named {key}")
+    assert near in err.split("near matches: ")[1].strip().split(", ")
+
+
+def test_a_key_like_no_other(train_net):
+    err = refused(train_net("--config", CASCADE, "QQQQQQQQ", "1"))
+    assert err == "error: no config key is named QQQQQQQQ\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SOLVER:\n  MAX_ITER: many\n", "SOLVER.MAX_ITER"),
+        ("SOLVER: [1\n", "expected ',' or ']'"),
+        ("", "c.yaml or the options: "),
+        ("_BASE_: gone.yaml\n", "gone.yaml"),
+    ],
+)
+def test_broken_config_files(train_net, tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    refused(train_net("--config", tmp_path / "c.yaml"), "c.yaml or the options: ", message)
+
+
+def test_a_value_of_another_type(train_net):
+    refused(train_net("--config", CASCADE, "SOLVER.MAX_ITER", "soon"), "SOLVER.MAX_ITER")
+
+
+def test_options_beat_the_file():
+    cfg = read_config(CASCADE, ["SOLVER.BASE_LR", "0.5", "DATASETS.TRAIN", "('a','b')"])
+    assert cfg.SOLVER.BASE_LR == 0.5
+    assert cfg.DATASETS.TRAIN == ("a", "b")
+    assert cfg.SOLVER.MAX_ITER == 160_000
+
+
+# Data sets and weights
+
+
+def test_a_data_set_that_is_not_registered(train_net, config):
+    refused(
+        train_net("--config", config(**{"DATASETS.TRAIN": ["tiny_foto"]})),
+        "the data set 'tiny_foto' is not registered (near matches: tiny_photos",
+        'register your own with DATASETS.PROMERGE \'[["tiny_foto", "labels.json", ',
+    )
+
+
+def test_all_that_the_cascade_misses_is_in_one_message(train_net, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    err = refused(train_net("--config", CASCADE, *ON_CPU))
+    weights, coco, imagenet = err.removeprefix("error: ").splitlines()
+    assert weights == (
+        "MODEL.WEIGHTS weights/dino_resnet50_d2.pkl does not exist; make it with: "
+        "python tools/convert_dino_resnet.py --output weights/dino_resnet50_d2.pkl"
+    )
+    assert coco.startswith("the data set 'cls_agnostic_coco' needs ")
+    assert "instances_val2017.json and " in coco
+    assert coco.endswith(
+        "get val2017.zip and annotations_trainval2017.zip from cocodataset.org into "
+        "$DETECTRON2_DATASETS/coco"
+    )
+    assert imagenet.startswith("the data set 'imagenet_promerge_train' needs ")
+    assert "python tools/label_images.py --input $DETECTRON2_DATASETS/imagenet/train" in imagenet
+    assert not (tmp_path / "output").exists()
+
+
+def test_evaluation_does_not_ask_for_training_data(train_net, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    err = refused(train_net("--config", CASCADE, "--eval-only", *ON_CPU))
+    assert "cls_agnostic_coco" in err
+    assert "imagenet_promerge_train" not in err
+
+
+def test_missing_labels_of_your_own(train_net, config, tmp_path):
+    file = config()
+    (tmp_path / "labels.json").unlink()
+    refused(
+        train_net("--config", file),
+        f"the data set 'tiny_photos' needs {tmp_path / 'labels.json'}, which is not there; label "
+        f"images with: python tools/label_images.py --input {tmp_path / 'photos'} --output ",
+    )
+
+
+def test_other_missing_weights(train_net, config, tmp_path):
+    err = refused(train_net("--config", config(), "MODEL.WEIGHTS", tmp_path / "gone.pth"))
+    assert err == f"error: MODEL.WEIGHTS {tmp_path / 'gone.pth'} does not exist\n"
+
+
+def test_evaluation_needs_weights(train_net, config):
+    refused(
+        train_net("--config", config(), "--eval-only"),
+        "error: --eval-only needs a trained detector: add MODEL.WEIGHTS output/model_final.pth\n",
+    )
+
+
+def test_missing_weights_of_the_frozen_vit(train_net, config, tmp_path):
+    file = config(**{"MODEL.FROZEN_VIT.BACKBONE": "tyny"})
+    refused(train_net("--config", file), "no backbone is named 'tyny' (did you mean tiny?)")
+    file = config()
+    (tmp_path / "tiny.pth").unlink()
+    refused(train_net("--config", file), f"the weights file {tmp_path / 'tiny.pth'} does not")
+
+
+# The machine
+
+
+def test_a_gpu_that_is_not_there(train_net, config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(
+        train_net("--config", config(), "MODEL.DEVICE", "cuda"),
+        "error: MODEL.DEVICE is cuda, but this machine has no CUDA GPU; to run on the CPU, add: "
+        "MODEL.DEVICE cpu MODEL.RESNETS.NORM BN MODEL.FPN.NORM BN SOLVER.AMP.ENABLED False",
+    )
+
+
+def test_the_line_for_the_cpu_works():
+    line = promerge_d2.engine.setup.__globals__["CPU_LINE"]
+    cfg = read_config(CASCADE, line.split())
+    before = cfg.dump()
+    check_device(cfg)
+    assert cfg.dump() == before
+
+
+@pytest.mark.parametrize(
+    ("norms", "wanted"),
+    [
+        (["MODEL.FPN.NORM", "BN"], "on a CPU add: MODEL.RESNETS.NORM BN"),
+        (["MODEL.RESNETS.NORM", "BN"], "on a CPU add: MODEL.FPN.NORM BN"),
+        ([], "on a CPU add: MODEL.FPN.NORM BN MODEL.RESNETS.NORM BN"),
+    ],
+)
+def test_synced_norms_on_a_cpu(train_net, norms, wanted):
+    outcome = train_net("--config", CASCADE, "MODEL.DEVICE", "cpu", *norms)
+    assert refused(outcome) == f"error: SyncBN needs GPUs; {wanted}\n"
+
+
+def test_mixed_precision_on_a_cpu_is_switched_off_with_one_warning(config, caplog):
+    arguments = argparse.Namespace(
+        config_file=str(config(**{"SOLVER.AMP.ENABLED": True})), opts=[], eval_only=False
+    )
+    with caplog.at_level(logging.WARNING):
+        cfg = promerge_d2.engine.setup(arguments)
+    assert cfg.SOLVER.AMP.ENABLED is False
+    warnings = [r.getMessage() for r in caplog.records if r.name.startswith("promerge_d2")]
+    assert warnings == ["SOLVER.AMP.ENABLED is switched off: mixed precision needs a GPU"]
+
+
+def test_a_gpu_keeps_mixed_precision_and_synced_norms(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = read_config(CASCADE, [])
+    before = cfg.dump()
+    check_device(cfg)
+    assert cfg.dump() == before
+    assert caplog.records == []
+
+
+# Masks
+
+
+def test_polygons_are_refused(train_net, config):
+    refused(
+        train_net("--config", config(), "INPUT.MASK_FORMAT", "polygon"),
+        "error: pseudo-labels are RLE masks: set INPUT.MASK_FORMAT bitmask\n",
+    )
+
+
+def test_copy_paste_without_masks_is_refused(train_net, config):
+    refused(
+        train_net("--config", config(), "MODEL.MASK_ON", "False"),
+        "error: copy-paste needs masks: set MODEL.MASK_ON True or INPUT.COPY_PASTE.ENABLED False\n",
+    )
+
+
+def test_settings_are_frozen_and_kept(config, tmp_path):
+    arguments = argparse.Namespace(config_file=str(config()), opts=[], eval_only=False)
+    cfg = promerge_d2.engine.setup(arguments)
+    assert cfg.is_frozen()
+    assert (tmp_path / "output" / "config.yaml").read_text() == cfg.dump()
+    assert (tmp_path / "output" / "log.txt").is_file()

@@ -1,0 +1,306 @@
+import argparse
+import collections
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetMapper
+
+import promerge_d2
+from promerge_d2.data import CopyPasteMapper
+from promerge_d2.engine import ProMergeTrainer, setup
+from promerge_d2.modeling import DropLossOutputLayers
+from promerge_d2.utils.errors import UserError
+from tests.helpers import coco_json, photo, save_image, square
+
+
+@pytest.fixture
+def configured(config):
+    """``configured(KEY=...)``: the tiny configuration, checked and frozen."""
+
+    def make(**changes):
+        file = str(config(**changes))
+        return setup(argparse.Namespace(config_file=file, opts=[], eval_only=False))
+
+    return make
+
+
+# The whole way
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """The iteration at which every training starts."""
+    found = []
+    real = ProMergeTrainer.train
+
+    def train(self):
+        found.append(self.start_iter)
+        return real(self)
+
+    monkeypatch.setattr(ProMergeTrainer, "train", train)
+    return found
+
+
+def iteration_of(file):
+    return torch.load(file, map_location="cpu", weights_only=False)["iteration"]
+
+
+def test_training_going_on_and_evaluation(train_net, config, tmp_path, evaluations, logged, starts):
+    file, output = config(), tmp_path / "output"
+    code, out, _ = train_net("--config", file)
+    assert code == 0, out
+    assert starts == [0]
+    assert iteration_of(output / "model_final.pth") == 2  # of 0, 1, 2
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    scalars = {key: value for line in logged() for key, value in line.items()}
+    losses = {key: value for key, value in scalars.items() if "loss" in key.split("/")[-1]}
+    wanted = {"total_loss", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
+    wanted |= {f"loss_{k}_stage{s}" for k in ("cls", "box_reg") for s in range(3)}
+    assert wanted <= set(losses)
+    assert all(math.isfinite(loss) for loss in losses.values())
+    assert 0 <= scalars["stage2/droploss/kept_background"] <= 1
+    assert 0 <= scalars["segm/AR100"] <= 100
+    (trained,) = evaluations
+    assert set(trained) == {"bbox", "segm"}
+    for figures in trained.values():
+        assert {"AP", "AP50", "AP75", "AR1", "AR10", "AR100"} <= set(figures)
+    detections = output / "inference" / "tiny_photos" / "coco_instances_results.json"
+    assert detections.is_file()
+    first = detections.read_bytes()
+
+    command = ["--eval-only", "MODEL.WEIGHTS", output / "model_final.pth"]
+    assert train_net("--config", file, *command)[0] == 0
+    assert evaluations[1] == trained
+    assert detections.read_bytes() == first
+    assert starts == [0]
+
+    assert train_net("--config", file, "--resume", "SOLVER.MAX_ITER", "5")[0] == 0
+    assert starts == [0, 3]
+    assert iteration_of(output / "model_final.pth") == 4
+
+    assert train_net("--config", file)[0] == 0  # without --resume, from the beginning
+    assert starts == [0, 3, 0]
+
+
+def test_the_frozen_vit_is_in_no_checkpoint_and_no_optimizer(configured, tmp_path):
+    cfg = configured()
+    trainer = ProMergeTrainer(cfg)
+    trainer.checkpointer.save("now")
+    names = torch.load(tmp_path / "output" / "now.pth", weights_only=False)["model"]
+    assert any(name.startswith("backbone.simfp_4.") for name in names)
+    assert not [name for name in names if name.startswith("backbone.net")]
+    trained = sum(p.numel() for g in trainer.optimizer.param_groups for p in g["params"])
+    assert trained == sum(p.numel() for p in trainer.model.parameters())
+
+
+def test_losses_fall_on_one_easy_image(configured, tmp_path):
+    box = (30, 20, 66, 60)
+    save_image(tmp_path / "easy" / "a.png", photo(96, 96, box))
+    coco_json(tmp_path / "easy.json", [("a.png", 96, 96, [square(96, 96, *box)])])
+    entry = ["easy", str(tmp_path / "easy.json"), str(tmp_path / "easy")]
+    cfg = configured(
+        **{
+            "DATASETS.PROMERGE": [entry],
+            "DATASETS.TRAIN": ["easy"],
+            "DATASETS.TEST": [],
+            "SOLVER.IMS_PER_BATCH": 1,
+            "SOLVER.MAX_ITER": 25,
+            "SOLVER.BASE_LR": 0.002,
+        }
+    )
+    trainer = ProMergeTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    losses = [value for value, _ in trainer.storage.history("total_loss").values()]
+    assert len(losses) == 25
+    assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
+
+
+# The loader
+
+
+def colored(tmp_path):
+    """Four even images, each with an object of another grey."""
+    images = []
+    for number in range(4):
+        x, y = 48 * (number % 2), 48 * (number // 2)
+        pixels = np.full((96, 96, 3), 10, np.uint8)
+        pixels[y : y + 40, x : x + 40] = 100 + 40 * number
+        save_image(tmp_path / "colored" / f"{number}.png", pixels)
+        images.append((f"{number}.png", 96, 96, [square(96, 96, x, y, x + 40, y + 40)]))
+    coco_json(tmp_path / "colored.json", images)
+    return ["colored", str(tmp_path / "colored.json"), str(tmp_path / "colored")]
+
+
+def examples(cfg, count):
+    loader = iter(ProMergeTrainer.build_train_loader(cfg))
+    return list(itertools.islice(itertools.chain.from_iterable(loader), count))
+
+
+@pytest.fixture
+def on_colored(configured, tmp_path):
+    def make(**changes):
+        return configured(
+            **{
+                "DATASETS.PROMERGE": [colored(tmp_path)],
+                "DATASETS.TRAIN": ["colored"],
+                "DATASETS.TEST": [],
+                **changes,
+            }
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_pastes_objects_of_other_images(on_colored, workers):
+    found = examples(on_colored(**{"DATALOADER.NUM_WORKERS": workers}), 24)
+    pasted = [example for example in found if len(example["instances"]) == 2]
+    assert len(pasted) >= 10  # some are refused, for they would hide half of the receiver's
+    places, pairs = set(), collections.Counter()
+    for example in pasted:
+        own, other = example["instances"].gt_masks.tensor
+        assert not (own & other).any()
+        number = int(example["file_name"].rsplit("/", 1)[1][0])
+        assert example["image"][:, own].float().median() == 100 + 40 * number
+        color = int(example["image"][:, other].float().median())
+        assert color in {100, 140, 180, 220} - {100 + 40 * number}
+        pairs[number, color] += 1
+        boxes = example["instances"].gt_boxes.tensor
+        assert torch.equal(boxes, example["instances"].gt_masks.get_bounding_boxes().tensor)
+        places.add(tuple(boxes[1].tolist()))
+    assert len(places) > len(pasted) / 2
+    assert len(pairs) > 3
+    for example in found:
+        assert example["instances"].gt_classes.eq(0).all()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"INPUT.COPY_PASTE.ENABLED": False}, {"INPUT.COPY_PASTE.RATE": 0.0}]
+)
+def test_without_pasting_images_stay_as_they_are(on_colored, changes):
+    for example in examples(on_colored(**changes), 8):
+        (mask,) = example["instances"].gt_masks.tensor
+        number = int(example["file_name"].rsplit("/", 1)[1][0])
+        assert (example["image"][:, mask] == 100 + 40 * number).all()
+        assert (example["image"][:, ~mask] == 10).all()
+
+
+def test_images_without_labels_are_left_out_as_receivers_and_donors(
+    on_colored, tmp_path, monkeypatch
+):
+    cfg = on_colored()
+    save_image(tmp_path / "colored" / "none.png", np.full((96, 96, 3), 60, np.uint8))
+    images = [
+        (f"{number}.png", 96, 96, [square(96, 96, 48 * (number % 2), 48 * (number // 2), 90, 90)])
+        for number in range(2)
+    ]
+    coco_json(tmp_path / "colored.json", [*images, ("none.png", 96, 96, [])])
+    seen = []
+    real = DatasetMapper.__call__
+
+    def spy(self, record):
+        seen.append(record["file_name"].rsplit("/", 1)[1])
+        return real(self, record)
+
+    monkeypatch.setattr(DatasetMapper, "__call__", spy)
+    examples(cfg, 8)
+    assert set(seen) == {"0.png", "1.png"}
+
+
+def test_an_image_without_labels_can_receive(on_colored, tmp_path):
+    cfg = on_colored(**{"DATALOADER.FILTER_EMPTY_ANNOTATIONS": False})
+    coco_json(
+        tmp_path / "colored.json",
+        [("0.png", 96, 96, []), ("3.png", 96, 96, [square(96, 96, 48, 48, 88, 88)])],
+    )
+    received = [e for e in examples(cfg, 8) if e["file_name"].endswith("0.png")]
+    assert received
+    for example in received:
+        (mask,) = example["instances"].gt_masks.tensor
+        assert example["image"][:, mask].float().median() == 220  # the donor's, where it was put
+
+
+def test_precise_bn_sees_no_pasted_images(configured, monkeypatch):
+    calls, pasting = [], []
+    real = ProMergeTrainer.build_train_loader.__func__
+
+    def build(cls, cfg):
+        calls.append(cfg.INPUT.COPY_PASTE.ENABLED)
+        return real(cls, cfg)
+
+    def copy_paste(*args):
+        pasting.append(trainer.iter)
+        return promerge_d2.data.copy_paste(*args)
+
+    monkeypatch.setattr(ProMergeTrainer, "build_train_loader", classmethod(build))
+    monkeypatch.setitem(CopyPasteMapper.__call__.__globals__, "copy_paste", copy_paste)
+    cfg = configured(
+        **{
+            "MODEL.FPN.NORM": "BN",
+            "TEST.PRECISE_BN.ENABLED": True,
+            "TEST.PRECISE_BN.NUM_ITER": 2,
+            "SOLVER.MAX_ITER": 2,
+            "DATASETS.TEST": [],
+        }
+    )
+    trainer = ProMergeTrainer(cfg)
+    assert calls == [True, False]  # training's own, and that of PreciseBN
+    assert trainer.cfg.INPUT.COPY_PASTE.ENABLED is True
+    batches = []
+    running = trainer._hooks[2]._data_loader
+    trainer._hooks[2]._data_loader = (batches.append(batch) or batch for batch in running)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert len(batches) == 2
+    assert all(len(example["instances"]) == 1 for batch in batches for example in batch)
+    assert len(pasting) == 4  # two iterations of two images
+
+
+# The optimiser
+
+
+def test_adamw(configured):
+    trainer = ProMergeTrainer(configured())
+    optimizer = trainer.optimizer
+    assert isinstance(optimizer, torch.optim.AdamW)
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert len(decays) == len(list(trainer.model.parameters()))
+    norms = [m for m in trainer.model.modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert norms
+    assert {decays[id(p)] for norm in norms for p in norm.parameters()} == {0.0}
+    heads = [m for m in trainer.model.modules() if isinstance(m, DropLossOutputLayers)]
+    assert len(heads) == 3
+    assert {decays[id(head.cls_score.weight)] for head in heads} == {0.05}
+    assert {group["initial_lr"] for group in optimizer.param_groups} == {0.001}
+
+
+def test_sgd(configured):
+    changes = {"SOLVER.OPTIMIZER": "SGD", "SOLVER.WEIGHT_DECAY": 5e-5}
+    optimizer = ProMergeTrainer(configured(**changes)).optimizer
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 5e-5}
+
+
+@pytest.mark.parametrize("name", ["ADAMW", "SGD"])
+def test_each_tensors_gradient_is_clipped(configured, name):
+    cfg = configured(**{"SOLVER.OPTIMIZER": name})
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    optimizer = ProMergeTrainer.build_optimizer(cfg, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
+    small = model[1].bias
+    small.grad = torch.tensor([0.3, 0.4])
+    optimizer.step()
+    norms = [parameter.grad.norm().item() for parameter in model.parameters()]
+    assert norms == pytest.approx([1, 1, 1, 0.5], abs=1e-4)
+
+
+def test_an_unknown_optimizer(configured):
+    cfg = configured(**{"SOLVER.OPTIMIZER": "ADAM"})
+    with pytest.raises(UserError, match=r"SOLVER\.OPTIMIZER is SGD or ADAMW, not ADAM$"):
+        ProMergeTrainer(cfg)

@@ -1,0 +1,280 @@
+"""Features against a Vision Transformer written out in numpy from its equations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from promerge_d2.features import FACETS, FeatureExtractor, get_backbone
+from promerge_d2.features.extractor import build_vit, load_weights, resample_position_embedding
+from promerge_d2.features.weights import WeightsError
+from promerge_d2.utils.errors import UserError
+
+HEADS = 6  # of every ViT-S
+
+
+def cubic(distance, a=-0.75):
+    """Keys' cubic convolution kernel."""
+    x = abs(distance)
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    if x < 2:
+        return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return 0.0
+
+
+def bicubic_matrix(side, size):
+    """(size, side) weights of one axis: scale (size + 0.1) / side, border cells repeated."""
+    scale = (size + 0.1) / side
+    matrix = np.zeros((size, side))
+    for target in range(size):
+        source = (target + 0.5) / scale - 0.5
+        base = math.floor(source)
+        for tap in range(base - 1, base + 3):
+            matrix[target, min(max(tap, 0), side - 1)] += cubic(source - tap)
+    return matrix
+
+
+def resample_by_hand(positions, height, width):
+    """(side * side, C) to (height * width, C)."""
+    side = math.isqrt(len(positions))
+    if (height, width) == (side, side):
+        return positions
+    square = positions.reshape(side, side, -1)
+    rows, columns = bicubic_matrix(side, height), bicubic_matrix(side, width)
+    return np.einsum("ys,xt,stc->yxc", rows, columns, square).reshape(height * width, -1)
+
+
+def layer_norm(x, weight, bias):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6) * weight + bias
+
+
+def gelu(x):
+    return 0.5 * x * (1 + torch.special.erf(torch.from_numpy(x / math.sqrt(2))).numpy())
+
+
+def plain_vit(state, image, patch, height, width):
+    """Facets of the last block, each (C, H, W), of one normalised image (3, h, w)."""
+    p = {key: value.double().numpy() for key, value in state.items()}
+    kernel = p["patch_embed.proj.weight"].reshape(len(p["patch_embed.proj.bias"]), -1)
+    tokens = []
+    for r in range(height):
+        for c in range(width):
+            window = image[:, r * patch : (r + 1) * patch, c * patch : (c + 1) * patch]
+            tokens.append(kernel @ window.ravel() + p["patch_embed.proj.bias"])
+    positions = p["pos_embed"][0]
+    patches = np.array(tokens) + resample_by_hand(positions[1:], height, width)
+    x = np.concatenate([p["cls_token"][0] + positions[:1], patches])
+
+    depth = 1 + max(int(key.split(".")[1]) for key in p if key.startswith("blocks."))
+    for layer in range(depth):
+        b = {
+            key.removeprefix(f"blocks.{layer}."): value
+            for key, value in p.items()
+            if key.startswith(f"blocks.{layer}.")
+        }
+        y = layer_norm(x, b["norm1.weight"], b["norm1.bias"])
+        query, key, value = np.split(y @ b["attn.qkv.weight"].T + b["attn.qkv.bias"], 3, axis=1)
+        heads = []
+        dim = query.shape[1] // HEADS
+        for head in range(HEADS):
+            part = slice(head * dim, (head + 1) * dim)
+            logits = query[:, part] @ key[:, part].T / math.sqrt(dim)
+            attention = np.exp(logits - logits.max(axis=1, keepdims=True))
+            attention /= attention.sum(axis=1, keepdims=True)
+            heads.append(attention @ value[:, part])
+        y = np.concatenate(heads, axis=1) @ b["attn.proj.weight"].T + b["attn.proj.bias"]
+        x = x + y * b.get("ls1.gamma", 1.0)
+        y = layer_norm(x, b["norm2.weight"], b["norm2.bias"])
+        y = gelu(y @ b["mlp.fc1.weight"].T + b["mlp.fc1.bias"])
+        y = y @ b["mlp.fc2.weight"].T + b["mlp.fc2.bias"]
+        x = x + y * b.get("ls2.gamma", 1.0)
+    last = layer_norm(x, p["norm.weight"], p["norm.bias"])
+    facets = {"query": query, "key": key, "value": value, "token": last}
+    return {k: v[1:].T.reshape(-1, height, width) for k, v in facets.items()}
+
+
+def lively_vit(name):
+    """A random model in which no parameter is zero or one, so that each of them matters."""
+    torch.manual_seed(0)
+    vit = build_vit(get_backbone(name))
+    with torch.no_grad():
+        for key, parameter in vit.named_parameters():
+            noise = torch.randn(parameter.shape)
+            if "norm" in key and key.endswith("weight"):
+                parameter.copy_(1 + 0.2 * noise)
+            elif key.endswith("gamma"):
+                parameter.copy_(0.5 + 0.2 * noise)
+            elif "pos_embed" in key or "token" in key:
+                parameter.copy_(0.5 * noise)
+            elif parameter.ndim == 1:
+                parameter.copy_(0.2 * noise)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+    return vit
+
+
+@pytest.fixture(scope="module")
+def vits():
+    return {name: lively_vit(name) for name in ("dino_vits16", "dinov2_vits14")}
+
+
+@pytest.mark.parametrize("grid", [(5, 8), (9, 4)])
+@pytest.mark.parametrize("name", ["dino_vits16", "dinov2_vits14"])
+def test_all_facets_equal_the_plain_forward_pass(vits, name, grid):
+    backbone = get_backbone(name)
+    patch = backbone.patch
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(3, grid[0] * patch, grid[1] * patch)).astype(np.float32)
+    expected = plain_vit(vits[name].state_dict(), image.astype(np.float64), patch, *grid)
+    tensor = torch.from_numpy(image)[None]
+    together = FeatureExtractor(backbone, vits[name]).facets(tensor, FACETS)
+    assert set(together) == set(FACETS)
+    for facet in FACETS:
+        extractor = FeatureExtractor(backbone, vits[name], facet, center=False)
+        ours = extractor(tensor)
+        assert ours.shape == (1, 384, *grid)
+        assert ours.dtype == torch.float32
+        scale = np.abs(expected[facet]).max()
+        assert np.abs(ours[0].numpy() - expected[facet]).max() < 1e-4 * scale, facet
+        assert torch.allclose(together[facet], ours, atol=1e-5 * scale)
+    assert np.abs(expected["query"] - expected["key"]).max() > 0.1
+
+
+def test_default_facet_is_the_key(vits):
+    extractor = FeatureExtractor(get_backbone("dino_vits16"), vits["dino_vits16"])
+    images = torch.randn(1, 3, 32, 48)
+    assert torch.equal(extractor(images), extractor.facets(images, ["key"])["key"])
+
+
+@pytest.mark.parametrize(("name", "default"), [("dino_vits16", False), ("dinov2_vits14", True)])
+def test_centring(vits, name, default):
+    backbone = get_backbone(name)
+    images = torch.randn(2, 3, 2 * backbone.patch, 3 * backbone.patch)
+    raw = FeatureExtractor(backbone, vits[name], center=False)(images)
+    centred = FeatureExtractor(backbone, vits[name], center=True)(images)
+    assert raw.mean(dim=(2, 3)).abs().max() > 0.1
+    assert centred.mean(dim=(2, 3)).abs().max() < 1e-5
+    assert torch.allclose(raw - raw.mean(dim=(2, 3), keepdim=True), centred)
+    by_default = FeatureExtractor(backbone, vits[name])(images)
+    assert torch.equal(by_default, centred if default else raw)
+
+
+def test_images_of_a_batch_do_not_meet(vits):
+    extractor = FeatureExtractor(get_backbone("dinov2_vits14"), vits["dinov2_vits14"])
+    images = torch.randn(2, 3, 28, 42)
+    both = extractor(images)
+    for index in range(2):
+        assert torch.allclose(both[index], extractor(images[index : index + 1])[0], atol=1e-4)
+
+
+def test_sides_must_be_whole_patches(vits):
+    extractor = FeatureExtractor(get_backbone("dino_vits16"), vits["dino_vits16"])
+    with pytest.raises(ValueError, match=r"image sides \(32, 40\) are no multiples of 16"):
+        extractor(torch.zeros(1, 3, 32, 40))
+
+
+def test_frozen_and_without_gradients(vits):
+    extractor = FeatureExtractor(get_backbone("dino_vits16"), vits["dino_vits16"]).train()
+    assert not any(p.requires_grad for p in extractor.parameters())
+    assert not extractor(torch.randn(1, 3, 32, 32)).requires_grad
+
+
+def test_unknown_facet(vits):
+    with pytest.raises(UserError, match="no facet is named 'keys'; known: query, key, value"):
+        FeatureExtractor(get_backbone("dino_vits16"), vits["dino_vits16"], "keys")
+
+
+def test_preprocess_by_hand(vits):
+    extractor = FeatureExtractor(get_backbone("dino_vits16"), vits["dino_vits16"])
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    tensor = extractor.preprocess(pixels, (2, 3))
+    assert tensor.shape == (3, 32, 48)
+    assert tensor.dtype == torch.float32
+    squashed = np.asarray(Image.fromarray(pixels).resize((48, 32), Image.Resampling.LANCZOS))
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    expected = (squashed / 255 - mean) / std
+    assert np.allclose(tensor.permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "height", "width"), [(14, 5, 8), (14, 20, 14), (37, 34, 60)])
+def test_position_embedding_as_dino(side, height, width):
+    torch.manual_seed(1)
+    embedding = torch.randn(1, side * side, 7)
+    ours = resample_position_embedding(embedding, height, width)
+    assert ours.shape == (1, height * width, 7)
+    by_hand = resample_by_hand(embedding[0].double().numpy(), height, width)
+    assert np.abs(ours[0].numpy() - by_hand).max() < 2e-4
+    # the easy mistakes give another map
+    square = embedding.reshape(1, side, side, 7).permute(0, 3, 1, 2)
+    for antialias in (False, True):
+        sized = F.interpolate(square, size=(height, width), mode="bicubic", antialias=antialias)
+        assert (sized.flatten(2).transpose(1, 2) - ours).abs().max() > 0.01
+    turned = resample_position_embedding(embedding, width, height)
+    assert height == width or not torch.allclose(
+        turned.reshape(width, height, 7).transpose(0, 1).reshape(-1, 7), ours[0], atol=1e-2
+    )
+
+
+def test_native_grid_is_left_alone():
+    embedding = torch.randn(1, 49, 5)
+    assert torch.equal(resample_position_embedding(embedding, 7, 7), embedding)
+    assert resample_position_embedding(embedding, 7, 8).shape == (1, 56, 5)
+
+
+def test_every_grid_size_comes_out_as_asked():
+    """Sampling by factors can miss a size by one; the added 0.1 is there against it."""
+    for side in (14, 28, 37):
+        embedding = torch.zeros(1, side * side, 1)
+        for size in range(2, 121):
+            resampled = resample_position_embedding(embedding, size, 122 - size)
+            assert resampled.shape[1] == size * (122 - size)
+
+
+def test_load_weights_errors():
+    vit = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    good = {key: torch.randn_like(value) for key, value in vit.state_dict().items()}
+    load_weights(vit, {**good, "mask_token": torch.zeros(1, 2)}, "good")
+    assert torch.equal(vit[0].weight, good["0.weight"])
+
+    def problem(state):
+        with pytest.raises(WeightsError) as caught:
+            load_weights(vit, state, "file.pth for x")
+        return str(caught.value)
+
+    start = "file.pth for x: these weights do not fit: "
+    missing = {key: value for key, value in good.items() if key != "1.bias"}
+    assert problem(missing) == start + "1.bias is missing"
+    assert problem({**good, "head.bias": good["1.bias"]}) == start + "head.bias is unknown"
+    assert problem({**good, "0.bias": torch.zeros(4)}) == start + "0.bias is (4,), not (3,)"
+    assert problem({}).endswith(
+        "0.weight is missing; 0.bias is missing; 1.weight is missing and 1 more"
+    )
+    # nothing was loaded by half
+    assert torch.equal(vit[0].weight, good["0.weight"])
+
+
+def test_from_name_with_a_local_file(vits, tmp_path):
+    state = dict(vits["dinov2_vits14"].state_dict())
+    state["mask_token"] = torch.zeros(1, 384)  # as in the official file
+    torch.save(state, tmp_path / "w.pth")
+    extractor = FeatureExtractor.from_name("dinov2_vits14", tmp_path / "w.pth", "value", False)
+    assert extractor.facet == "value"
+    assert extractor.center is False
+    assert len(extractor.weights_sha256) == 64
+    assert extractor.device.type == "cpu"
+    images = torch.randn(1, 3, 28, 42)
+    expected = FeatureExtractor(
+        get_backbone("dinov2_vits14"), vits["dinov2_vits14"], "value", False
+    )(images)
+    assert torch.equal(extractor(images), expected)
+
+
+def test_from_name_with_the_wrong_file(vits, tmp_path):
+    torch.save(vits["dino_vits16"].state_dict(), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"w\.pth for dinov2_vits14: these weights do not fit"):
+        FeatureExtractor.from_name("dinov2_vits14", tmp_path / "w.pth")

@@ -1,0 +1,326 @@
+import math
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import BitMasks, Boxes, ImageList, Instances
+from detectron2.utils.events import EventStorage
+
+from promerge_d2 import add_promerge_config
+from promerge_d2.modeling import DropLossCascadeROIHeads, DropLossOutputLayers
+from tests.helpers import ROOT, square
+
+SIZE = (100, 100)
+LN2 = math.log(2)  # cross-entropy of equal scores for two classes
+
+
+@pytest.fixture(autouse=True)
+def storage():
+    with EventStorage(0) as events:
+        yield events
+
+
+def predictor(threshold):
+    return DropLossOutputLayers(
+        ShapeSpec(channels=4),
+        iou_threshold=threshold,
+        box2box_transform=Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0)),
+        num_classes=1,
+        cls_agnostic_bbox_reg=True,
+    )
+
+
+def proposals_of(boxes, classes):
+    """Proposals of one image; class 0 is the object, 1 the background."""
+    proposals = Instances(SIZE)
+    proposals.proposal_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    proposals.gt_boxes = proposals.proposal_boxes.clone()
+    proposals.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    return proposals
+
+
+def targets_of(*boxes):
+    return Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+
+
+def still(count):
+    """Equal scores, and deltas that leave the proposals where they are."""
+    return torch.zeros(count, 2), torch.zeros(count, 4)
+
+
+TARGET = [0, 0, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("box", "iou", "weight"),
+    [
+        ([50, 50, 60, 60], 0, 0),  # apart
+        ([20, 0, 40, 20], 0, 0),  # touching: no common pixel
+        ([0, 0, 10, 10], 0.25, 0),  # exactly the threshold: dropped
+        ([0, 0, 10, 11], 0.275, 1),
+        ([0, 0, 20, 20], 1, 1),
+        ([0, 0, 10, 9], 0.225, 0),
+    ],
+)
+def test_a_proposal_is_dropped_up_to_the_threshold(box, iou, weight):
+    x = max(0, min(box[2], 20) - box[0]) * max(0, min(box[3], 20) - box[1])
+    assert x / (400 + (box[2] - box[0]) * (box[3] - box[1]) - x) == iou
+    layer = predictor(0.25)
+    layer.targets = [targets_of(TARGET)]
+    assert layer.weights(still(1), [proposals_of([box], [1])]).tolist() == [weight]
+
+
+def test_the_published_threshold():
+    # 400 of 40,000 pixels: IoU 0.01, dropped; one column more: 0.01005, kept.
+    layer = predictor(0.01)
+    layer.targets = [targets_of([0, 0, 400, 100])]
+    boxes = [[0, 0, 20, 20], [0, 0, 20.1, 20]]
+    assert layer.weights(still(2), [proposals_of(boxes, [1, 1])]).tolist() == [0, 1]
+
+
+def test_the_predicted_box_counts_not_the_proposal():
+    # dx moves a box by its own width times dx: the first leaves the target, the second enters.
+    layer = predictor(0.01)
+    layer.targets = [targets_of(TARGET)]
+    proposals = proposals_of([[0, 0, 20, 20], [60, 0, 80, 20]], [0, 1])
+    scores, _ = still(2)
+    deltas = torch.tensor([[3.0, 0, 0, 0], [-3.0, 0, 0, 0]])
+    assert layer.weights((scores, deltas), [proposals]).tolist() == [0, 1]
+    assert layer.weights(still(2), [proposals]).tolist() == [1, 0]
+
+
+def test_the_predicted_box_is_not_clipped_to_the_image():
+    # At 90..110 of an image of 100, half of the box is outside: IoU 200/400 clipped would be 1.
+    layer = predictor(0.6)
+    layer.targets = [targets_of([90, 0, 100, 20])]
+    scores, _ = still(1)
+    moved = torch.tensor([[1.0, 0, 0, 0]])  # 70..90 to 90..110
+    assert layer.weights((scores, moved), [proposals_of([[70, 0, 90, 20]], [1])]).tolist() == [0]
+
+
+def test_the_loss_is_divided_by_all_proposals():
+    layer = predictor(0.01)
+    layer.targets = [targets_of(TARGET)]
+    boxes = [TARGET, [50, 50, 60, 60], [60, 60, 70, 70], [10, 10, 40, 40]]
+    proposals = proposals_of(boxes, [0, 1, 1, 1])
+    # Two of four are dropped; the kept ones each cost ln 2.
+    losses = layer.losses(still(4), [proposals])
+    assert losses["loss_cls"].item() == pytest.approx(2 * LN2 / 4)
+    scores = torch.tensor([[2.0, 0.0], [9.0, 0.0], [9.0, 0.0], [0.0, 1.0]])
+    loss = layer.losses((scores, torch.zeros(4, 4)), [proposals])["loss_cls"]
+    wanted = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 4
+    assert loss.item() == pytest.approx(wanted)
+
+
+def test_foreground_can_be_dropped_like_background():
+    # A proposal on an object whose predicted box went astray (promerge.md B2: both alike).
+    layer = predictor(0.01)
+    layer.targets = [targets_of(TARGET)]
+    scores, _ = still(1)
+    astray = torch.tensor([[4.0, 0, 0, 0]])
+    losses = layer.losses((scores, astray), [proposals_of([TARGET], [0])])
+    assert losses["loss_cls"].item() == 0
+    assert losses["loss_box_reg"].item() > 0
+
+
+def test_box_regression_is_not_dropped():
+    proposals = proposals_of([TARGET, [50, 50, 60, 60]], [0, 1])
+    proposals.gt_boxes = Boxes(torch.tensor([[0, 0, 20, 30], TARGET], dtype=torch.float32))
+    layer = predictor(0.01)
+    layer.targets = [targets_of(TARGET)]
+    # centre 5 lower of 20, height times 1.5: |5/20| + ln 1.5, over two proposals
+    wanted = (0.25 + math.log(1.5)) / 2
+    assert layer.losses(still(2), [proposals])["loss_box_reg"].item() == pytest.approx(wanted)
+
+
+def test_the_gradient_goes_through_scores_of_kept_proposals_only():
+    layer = predictor(0.01)
+    layer.targets = [targets_of(TARGET)]
+    proposals = proposals_of([TARGET, [50, 50, 60, 60]], [1, 1])  # no regression on background
+    scores = torch.zeros(2, 2, requires_grad=True)
+    deltas = torch.zeros(2, 4, requires_grad=True)
+    assert not layer.weights((scores, deltas), [proposals]).requires_grad
+    layer.losses((scores, deltas), [proposals])["loss_cls"].backward()
+    # d CE / d scores = softmax - one-hot = (0.5, -0.5), over two proposals
+    assert scores.grad.tolist() == [[0.25, -0.25], [0.0, 0.0]]
+    assert deltas.grad is None
+
+
+def test_an_image_without_targets_keeps_the_ordinary_loss():
+    layer = predictor(0.01)
+    layer.targets = [targets_of(), targets_of(TARGET)]
+    empty = proposals_of([[0, 0, 5, 5], [50, 50, 60, 60]], [1, 1])
+    other = proposals_of([TARGET, [50, 50, 60, 60]], [0, 1])
+    assert layer.weights(still(4), [empty, other]).tolist() == [1, 1, 1, 0]
+    assert layer.losses(still(4), [empty, other])["loss_cls"].item() == pytest.approx(3 * LN2 / 4)
+
+
+def test_targets_of_one_image_do_not_count_for_another():
+    layer = predictor(0.01)
+    layer.targets = [targets_of([80, 80, 90, 90]), targets_of(TARGET)]
+    boxes = [TARGET, [80, 80, 90, 90]]
+    images = [proposals_of(boxes, [1, 1]), proposals_of(boxes, [1, 1])]
+    assert layer.weights(still(4), images).tolist() == [0, 1, 1, 0]
+
+
+def test_all_targets_count_even_those_that_no_proposal_was_matched_to():
+    # Every proposal was matched to the first target; the released code would not see the second.
+    layer = predictor(0.01)
+    layer.targets = [targets_of(TARGET, [60, 60, 80, 80])]
+    proposals = proposals_of([TARGET, [65, 65, 85, 85], [30, 30, 50, 50]], [0, 1, 1])
+    proposals.gt_boxes = Boxes(torch.tensor([TARGET] * 3, dtype=torch.float32))
+    assert layer.weights(still(3), [proposals]).tolist() == [1, 1, 0]
+
+
+def test_an_image_without_proposals():
+    layer = predictor(0.01)
+    layer.targets = [targets_of(TARGET), targets_of(TARGET)]
+    images = [proposals_of([], []), proposals_of([TARGET], [0])]
+    assert layer.weights(still(1), images).tolist() == [1]
+    layer.targets = [targets_of(TARGET)]
+    losses = layer.losses(still(0), [proposals_of([], [])])
+    assert losses["loss_cls"].item() == 0
+
+
+def test_a_negative_threshold_is_the_ordinary_loss():
+    layer = predictor(-1.0)
+    layer.targets = [targets_of(TARGET)]
+    proposals = proposals_of([TARGET, [50, 50, 60, 60], [30, 0, 45, 20]], [0, 1, 1])
+    torch.manual_seed(0)
+    predictions = torch.randn(3, 2), torch.randn(3, 4)
+    plain = FastRCNNOutputLayers(
+        ShapeSpec(channels=4),
+        box2box_transform=layer.box2box_transform,
+        num_classes=1,
+        cls_agnostic_bbox_reg=True,
+    )
+    ours, theirs = layer.losses(predictions, [proposals]), plain.losses(predictions, [proposals])
+    assert ours.keys() == theirs.keys() == {"loss_cls", "loss_box_reg"}
+    for name in ours:
+        assert ours[name].item() == pytest.approx(theirs[name].item(), rel=1e-6)
+
+
+def test_what_is_logged(storage):
+    layer = predictor(0.01)
+    layer.targets = [targets_of(TARGET), targets_of()]
+    boxes = [TARGET, [50, 50, 60, 60], [60, 60, 70, 70], [10, 10, 40, 40]]
+    images = [proposals_of(boxes, [0, 1, 1, 1]), proposals_of([], [])]
+    layer.losses(still(4), images)
+    latest = {name: value for name, (value, _) in storage.latest().items()}
+    assert latest["droploss/kept_foreground"] == 1
+    assert latest["droploss/kept_background"] == pytest.approx(1 / 3)
+    assert latest["droploss/images_without_targets"] == 1
+
+
+# The heads
+
+
+def heads_config(threshold=0.01):
+    cfg = get_cfg()
+    add_promerge_config(cfg)
+    cfg.merge_from_file(str(ROOT / "configs" / "promerge_cascade.yaml"))
+    cfg.MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH = threshold
+    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p4"]
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 3
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 8
+    cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 1
+    cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 4
+    return cfg
+
+
+def scene():
+    """Features, proposals and targets of two images; the second has no target."""
+    torch.manual_seed(1)
+    features = {"p4": torch.randn(2, 8, 7, 7)}
+    images = ImageList(torch.zeros(2, 3, 112, 112), [(112, 112)] * 2)
+    proposals, targets = [], []
+    for boxes in ([[10, 10, 50, 50], [70, 70, 100, 100]], []):
+        corner = torch.rand(30, 2) * 70
+        candidates = Instances((112, 112))
+        candidates.proposal_boxes = Boxes(
+            torch.cat([corner, corner + 10 + 30 * torch.rand(30, 2)], 1)
+        )
+        candidates.objectness_logits = torch.zeros(30)
+        proposals.append(candidates)
+        truth = Instances((112, 112))
+        truth.gt_boxes = targets_of(*boxes)
+        truth.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
+        masks = [torch.from_numpy(square(112, 112, *box)) for box in boxes]
+        truth.gt_masks = BitMasks(torch.stack(masks) if masks else torch.zeros(0, 112, 112))
+        targets.append(truth)
+    return images, features, proposals, targets
+
+
+def losses_of(kind, cfg, state=None):
+    heads = kind(cfg, {"p4": ShapeSpec(channels=8, stride=16)}).train()
+    if state is not None:
+        heads.load_state_dict(state)
+    torch.manual_seed(2)  # proposals are sampled
+    _, losses = heads(*scene())
+    return heads, {name: loss.item() for name, loss in losses.items()}
+
+
+def test_a_negative_threshold_is_a_plain_cascade():
+    plain, wanted = losses_of(CascadeROIHeads, heads_config())
+    ours, found = losses_of(DropLossCascadeROIHeads, heads_config(-1.0), plain.state_dict())
+    assert set(found) == {"loss_mask"} | {
+        f"loss_{kind}_stage{stage}" for kind in ("cls", "box_reg") for stage in range(3)
+    }
+    assert found == pytest.approx(wanted, rel=1e-6)
+    for one, other in zip(plain.box_predictor, ours.box_predictor, strict=True):
+        assert one.box2box_transform.weights == other.box2box_transform.weights
+        assert one.test_topk_per_image == other.test_topk_per_image
+
+
+def test_only_classification_changes():
+    plain, wanted = losses_of(CascadeROIHeads, heads_config())
+    _, found = losses_of(DropLossCascadeROIHeads, heads_config(0.01), plain.state_dict())
+    for name, loss in found.items():
+        if name.startswith("loss_cls"):
+            assert loss < wanted[name]
+        else:
+            assert loss == pytest.approx(wanted[name], rel=1e-6)
+
+
+def test_every_stage_drops_by_its_own_predictions(storage, monkeypatch):
+    calls = []
+    real = DropLossOutputLayers.weights
+
+    def spy(self, predictions, proposals):
+        weights = real(self, predictions, proposals)
+        calls.append((self, [t.tensor.tolist() for t in self.targets], weights))
+        return weights
+
+    monkeypatch.setattr(DropLossOutputLayers, "weights", spy)
+    heads, _ = losses_of(DropLossCascadeROIHeads, heads_config())
+    assert [layer for layer, _, _ in calls] == list(heads.box_predictor)
+    assert [layer.iou_threshold for layer in heads.box_predictor] == [0.01] * 3
+    full = [[[10, 10, 50, 50], [70, 70, 100, 100]], []]
+    for _, targets, weights in calls:
+        assert targets == full
+        assert len(weights) == 32  # 16 an image
+        assert (weights[16:] == 1).all()  # the image without targets
+        assert 0 < weights[:16].sum() < 16
+    names = set(storage.latest())
+    for stage in range(3):
+        assert f"stage{stage}/droploss/kept_background" in names
+        assert f"stage{stage}/droploss/images_without_targets" in names
+
+
+def test_inference_is_the_plain_cascades():
+    plain, _ = losses_of(CascadeROIHeads, heads_config())
+    ours, _ = losses_of(DropLossCascadeROIHeads, heads_config(), plain.state_dict())
+    images, features, proposals, _ = scene()
+    with torch.no_grad():
+        wanted, _ = plain.eval()(images, features, proposals)
+        found, _ = ours.eval()(images, features, proposals)
+    for one, other in zip(found, wanted, strict=True):
+        assert len(one) > 0
+        assert torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
+        assert torch.equal(one.scores, other.scores)

@@ -1,0 +1,262 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone, build_model
+from detectron2.structures import ImageList
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from promerge_d2 import add_promerge_config
+from promerge_d2.features import FeatureExtractor, get_backbone
+from promerge_d2.modeling import FrozenViT
+from promerge_d2.modeling.frozen_vit import check_cacheable
+from promerge_d2.utils.errors import UserError
+from tests.helpers import ROOT, TINY, use_tiny
+
+
+def extractor(patch=16, sha256="0" * 64):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vit = VisionTransformer(
+            img_size=4 * patch, patch_size=patch, embed_dim=16, depth=2, num_heads=2, num_classes=0
+        )
+    backbone = dataclasses.replace(TINY, patch=patch, width=16)
+    return FeatureExtractor(backbone, vit, facet="token", weights_sha256=sha256)
+
+
+def images(count=2, height=64, width=96, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, height, width, generator=generator)
+
+
+@pytest.mark.parametrize(("patch", "stride"), [(8, 8), (14, 16), (16, 16)])
+def test_one_token_for_stride_pixels(patch, stride):
+    backbone = FrozenViT(extractor(patch))
+    assert backbone.size_divisibility == stride
+    assert backbone.output_shape() == {"tokens": ShapeSpec(channels=16, stride=stride)}
+    tokens = backbone(images(height=4 * stride, width=6 * stride))["tokens"]
+    assert tokens.shape == (2, 16, 4, 6)
+    assert tokens.dtype == torch.float32
+
+
+def test_tokens_are_the_final_ones_of_the_vit():
+    source = extractor(16)
+    picture = images(height=64, width=64)  # the ViT's own size: positions need no resampling
+    wanted = source.vit.forward_features(picture)[:, 1:].transpose(1, 2).reshape(2, 16, 4, 4)
+    found = FrozenViT(source)(picture)["tokens"]
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_a_patch_of_14_sees_the_image_at_14_16ths():
+    source = extractor(14)
+    picture = images()
+    smaller = F.interpolate(picture, (56, 84), mode="bicubic", align_corners=False, antialias=True)
+    wanted = source.facets(smaller, ("token",))["token"]
+    assert torch.equal(FrozenViT(source)(picture)["tokens"], wanted)
+
+
+def test_nothing_of_the_vit_is_trained_or_saved():
+    backbone = FrozenViT(extractor())
+    parent = nn.Sequential(backbone, nn.Conv2d(16, 4, 1))
+    assert list(backbone.parameters()) == []
+    assert list(backbone.buffers()) == []
+    assert backbone.state_dict() == {}
+    assert set(parent.state_dict()) == {"1.weight", "1.bias"}
+    parent.train()
+    assert not backbone.extractor.vit.training
+    tokens = backbone(images().requires_grad_())["tokens"]
+    assert not tokens.requires_grad
+    assert not any(p.requires_grad for p in backbone.extractor.parameters())
+
+
+def test_the_vit_follows_to():
+    parent = nn.Sequential(FrozenViT(extractor())).to(torch.float64)
+    assert {p.dtype for p in parent[0].extractor.parameters()} == {torch.float64}
+    parent.to("meta")
+    assert {p.device.type for p in parent[0].extractor.parameters()} == {"meta"}
+    assert parent[0].extractor.device.type == "meta"
+
+
+# The cache
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch):
+    """A cached backbone and the sizes of the batches that reach its network."""
+    backbone = FrozenViT(extractor(), str(tmp_path / "cache"))
+    calls = []
+    real = backbone.extractor.facets
+
+    def facets(batch, names):
+        calls.append(len(batch))
+        return real(batch, names)
+
+    monkeypatch.setattr(backbone.extractor, "facets", facets)
+    return backbone, calls
+
+
+def files(folder):
+    return sorted(p.name for p in folder.rglob("*") if p.is_file())
+
+
+def test_an_image_seen_before_skips_the_network(counted, tmp_path):
+    backbone, calls = counted
+    batch = images(2)
+    first = backbone(batch)["tokens"]
+    assert calls == [1, 1]
+    assert torch.equal(first, FrozenViT(extractor())(batch)["tokens"])
+    assert len(files(tmp_path / "cache")) == 2
+    again = backbone(batch.flip(0))["tokens"]  # in another order
+    assert calls == [1, 1]
+    assert torch.equal(again, first.flip(0))
+    another = FrozenViT(extractor(), str(tmp_path / "cache"))  # another run
+    assert torch.equal(another(batch)["tokens"], first)
+    assert len(files(tmp_path / "cache")) == 2
+
+
+def test_content_shape_and_weights_make_the_key(counted, tmp_path):
+    backbone, calls = counted
+    picture = images(1)
+    first = backbone(picture)["tokens"]
+    changed = picture.clone()
+    changed[0, 2, -1, -1] += 1e-3
+    assert not torch.equal(backbone(changed)["tokens"], first)
+    same_bytes = picture.reshape(1, 3, 96, 64)
+    assert backbone(same_bytes)["tokens"].shape == (1, 16, 6, 4)
+    assert calls == [1, 1, 1]
+    other = FrozenViT(extractor(sha256="1" * 64), str(tmp_path / "cache"))
+    other(picture)
+    assert len(files(tmp_path / "cache")) == 4
+
+
+def test_what_is_kept_is_what_is_used(counted, tmp_path):
+    backbone, _ = counted
+    backbone(images(1))
+    (file,) = (tmp_path / "cache").rglob("*.npy")
+    np.save(file, np.load(file) * 0 + 5)
+    assert (backbone(images(1))["tokens"] == 5).all()
+
+
+def config(**changes):
+    cfg = get_cfg()
+    add_promerge_config(cfg)
+    cfg.INPUT.MIN_SIZE_TRAIN = (64,)
+    cfg.MODEL.FROZEN_VIT.SQUARE_PAD = 64
+    cfg.merge_from_list([item for pair in changes.items() for item in pair])
+    return cfg
+
+
+def test_a_cache_needs_images_that_come_again():
+    check_cacheable(config())
+    for key, value, wanted in (
+        ("INPUT.COPY_PASTE.ENABLED", True, "INPUT.COPY_PASTE.ENABLED False"),
+        ("INPUT.MIN_SIZE_TRAIN", (64, 96), "INPUT.MIN_SIZE_TRAIN with one size"),
+        ("INPUT.CROP.ENABLED", True, "INPUT.CROP.ENABLED False"),
+        ("MODEL.FROZEN_VIT.SQUARE_PAD", 0, "MODEL.FROZEN_VIT.SQUARE_PAD above 0"),
+    ):
+        with pytest.raises(UserError) as caught:
+            check_cacheable(config(**{key: value}))
+        message = str(caught.value)
+        assert message.startswith("MODEL.FROZEN_VIT.CACHE_DIR keeps tokens of images that come ")
+        assert message.split("it needs ")[1].startswith(wanted)
+    both = config(**{"INPUT.COPY_PASTE.ENABLED": True, "INPUT.CROP.ENABLED": True})
+    with pytest.raises(UserError, match=r"COPY_PASTE\.ENABLED False, INPUT\.CROP\.ENABLED False$"):
+        check_cacheable(both)
+
+
+# In detectron2
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """configs/Base-Frozen-ViT.yaml with the tiny ViT, as small as it can be."""
+    cfg = get_cfg()
+    add_promerge_config(cfg)
+    cfg.merge_from_file(str(ROOT / "configs" / "Base-Frozen-ViT.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.FROZEN_VIT.BACKBONE = "tiny"
+    cfg.MODEL.FROZEN_VIT.WEIGHTS = str(use_tiny(monkeypatch, tmp_path))
+    cfg.MODEL.FPN.OUT_CHANNELS = 32
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 32
+    return cfg
+
+
+def test_the_base_config_detects(base):
+    model = build_model(base).eval()
+    shapes = {name: shape.stride for name, shape in model.backbone.output_shape().items()}
+    assert shapes == {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
+    picture = torch.randint(0, 256, (3, 70, 100), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        maps = model.backbone(torch.zeros(1, 3, 96, 128))
+        (result,) = model([{"image": picture.to(torch.uint8), "height": 140, "width": 200}])
+    assert {name: tuple(m.shape) for name, m in maps.items()} == {
+        "p2": (1, 32, 24, 32),
+        "p3": (1, 32, 12, 16),
+        "p4": (1, 32, 6, 8),
+        "p5": (1, 32, 3, 4),
+        "p6": (1, 32, 2, 2),
+    }
+    assert result["instances"].image_size == (140, 200)
+    assert len(result["instances"]) > 0
+    assert not [name for name in model.state_dict() if "vit" in name or "blocks" in name]
+
+
+def test_the_default_backbone_has_a_patch_that_fits_the_pyramid():
+    cfg = get_cfg()
+    add_promerge_config(cfg)
+    backbone = get_backbone(cfg.MODEL.FROZEN_VIT.BACKBONE)
+    stride = 1 << (backbone.patch - 1).bit_length()
+    assert [stride / scale for scale in cfg.MODEL.FROZEN_VIT.SCALE_FACTORS] == [4, 8, 16, 32]
+    assert backbone.unsupervised
+
+
+@pytest.mark.parametrize(("scales", "multiple"), [([4.0, 2.0], 16), ([1.0, 0.5], 32)])
+def test_images_are_padded_to_whole_patches(base, scales, multiple):
+    base.MODEL.FROZEN_VIT.SCALE_FACTORS = scales
+    constraints = build_backbone(base).padding_constraints
+    assert constraints == {"size_divisibility": multiple, "square_size": 0}
+    batch = ImageList.from_tensors([torch.ones(3, 33, 50)], 0, padding_constraints=constraints)
+    assert batch.tensor.shape == (1, 3, 64 if multiple == 32 else 48, 64)
+
+
+def test_a_square_that_would_cut_images_is_refused(base):
+    base.MODEL.FROZEN_VIT.SQUARE_PAD = base.INPUT.MAX_SIZE_TRAIN = 64
+    base.INPUT.MAX_SIZE_TEST = 65
+    with pytest.raises(UserError, match=r"SQUARE_PAD 64 cuts images of up to 65 pixels: lower"):
+        build_backbone(base)
+
+
+def test_fewer_levels(base):
+    base.MODEL.FROZEN_VIT.SCALE_FACTORS = [2.0, 1.0]
+    pyramid = build_backbone(base)
+    assert {n: s.stride for n, s in pyramid.output_shape().items()} == {"p3": 8, "p4": 16, "p5": 32}
+    maps = pyramid(torch.zeros(1, 3, 64, 96))
+    assert {n: tuple(m.shape[2:]) for n, m in maps.items()} == {
+        "p3": (8, 12),
+        "p4": (4, 6),
+        "p5": (2, 3),
+    }
+
+
+def test_bgr_is_refused(base):
+    base.INPUT.FORMAT = "BGR"
+    with pytest.raises(UserError, match=r"sees RGB: set INPUT\.FORMAT RGB, not BGR"):
+        build_backbone(base)
+
+
+def test_a_cache_is_refused_for_random_images(base, tmp_path):
+    base.MODEL.FROZEN_VIT.CACHE_DIR = str(tmp_path / "cache")
+    with pytest.raises(UserError, match=r"it needs INPUT\.COPY_PASTE\.ENABLED False, INPUT\.MIN"):
+        build_backbone(base)
+    base.INPUT.COPY_PASTE.ENABLED = False
+    base.INPUT.MIN_SIZE_TRAIN = (64,)
+    base.MODEL.FROZEN_VIT.SQUARE_PAD = base.INPUT.MAX_SIZE_TRAIN = base.INPUT.MAX_SIZE_TEST = 64
+    pyramid = build_backbone(base)
+    assert pyramid.net.cache_dir == tmp_path / "cache"
+    assert pyramid.padding_constraints["square_size"] == 64
