@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Small networks gain nothing from threads, and threads that wait for a busy core cost minutes.
+torch.set_num_threads(1)
 
 
 def pytest_addoption(parser):

@@ -12,7 +12,6 @@ across images.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 from promerge_d2.evaluation import (
@@ -27,8 +26,7 @@ from promerge_d2.evaluation import (
 )
 from promerge_d2.evaluation.class_agnostic import IOU_TYPES
 from promerge_d2.utils.cli import ArgumentParser, run_tool
-from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.files import make_folder, write_json
+from promerge_d2.utils.files import check_writable, write_json
 
 
 def parse_args() -> argparse.Namespace:
@@ -97,23 +95,6 @@ def main() -> None:
     )
     if args.json:
         write_json(args.json, {**flat_metrics(results), **counts, "protocol": protocol}, indent=2)
-
-
-def check_writable(path: Path) -> None:
-    """Refuse an output file that cannot be written, before the long work.
-
-    Raises:
-        UserError: ``path`` is a folder, or its folder cannot be made or written.
-    """
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder; give a file")
-    try:
-        with tempfile.TemporaryFile(dir=make_folder(path.parent)):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; choose a folder that you may write to"
-        ) from error
 
 
 if __name__ == "__main__":

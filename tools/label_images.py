@@ -8,6 +8,9 @@ Exit code: 0 all images processed (an image without masks counts as processed), 
 from __future__ import annotations
 
 import argparse
+import os
+
+import torch
 
 from promerge_d2.features import BACKBONES, FACETS
 from promerge_d2.labeler import PRESETS, REASONS, LabelerConfig, ProMergeLabeler
@@ -55,10 +58,20 @@ def main() -> int:
         metavar="DIR",
         help="write a picture an image, into OUTPUT's name + .overlays unless DIR is given",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that refine masks while this one computes features; same masks (0)",
+    )
     args = parser.parse_args()
 
     settings = dict(_split(pair) for pair in args.set)
     settings |= {n: v for n in ("grid", "refine") if (v := getattr(args, n)) is not None}
+    if args.workers < 0:
+        raise UserError(f"--workers is {args.workers}; it takes 0 or more")
+    if args.workers:  # the cores that the workers leave
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - args.workers))
     images = list_images(args.input)
     check_writable(args.output)  # before the weights are fetched
     labeler = ProMergeLabeler.from_preset(
@@ -73,7 +86,7 @@ def main() -> int:
     overlays = args.overlays
     if overlays == "":
         overlays = args.output.removesuffix(".json") + ".overlays"
-    summary = label_images(images, args.output, labeler, args.preset, overlays)
+    summary = label_images(images, args.output, labeler, args.preset, overlays, args.workers)
 
     print(f"{summary.masks} masks on {summary.images} images: {args.output}")
     for reason, count in sorted(summary.reasons.items()):

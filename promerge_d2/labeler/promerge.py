@@ -32,8 +32,6 @@ REASONS = {
 }
 """Why an image has no mask."""
 
-STAGE_NAMES = ("features", "masks", "refinement", "encoding")
-
 
 @dataclass
 class Stages:
@@ -72,6 +70,21 @@ class LabelResult:
     records: list[dict] = field(default_factory=list)
     reason: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Prepared:
+    """An image between the two halves of the work.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB, upright.
+        merged: (M, H, W) bool on the patch grid, or None where there is no mask.
+        result: what is known so far.
+    """
+
+    pixels: np.ndarray
+    merged: np.ndarray | None
+    result: LabelResult
 
 
 def grid_masks(features: torch.Tensor, config: LabelerConfig) -> Stages:
@@ -193,22 +206,7 @@ class ProMergeLabeler:
 
     def label(self, image: ImageLike) -> LabelResult:
         """Like calling, with the image's size and the reason when there are no masks."""
-        pixels = load_image(image, self.config.apply_exif)
-        times = [time.perf_counter()]
-        features = self.features(pixels)
-        times.append(time.perf_counter())
-        stages = grid_masks(features, self.config)
-        times.append(time.perf_counter())
-        result = LabelResult(*pixels.shape[:2], reason=stages.reason)
-        if stages.reason is None:
-            masks = self.refine(pixels, stages.merged)
-            times.append(time.perf_counter())
-            result.records = [mask_record(mask) for mask in masks]
-            times.append(time.perf_counter())
-            if not result.records:
-                result.reason = "all_rejected_by_refinement"
-        result.seconds = dict(zip(STAGE_NAMES, np.diff(times).tolist(), strict=False))
-        return result
+        return finish(self.prepare(image), self.config)
 
     def label_batch(self, images: Iterable[ImageLike]) -> Iterator[LabelResult]:
         """Label images one after another, lazily, in their order.
@@ -219,25 +217,51 @@ class ProMergeLabeler:
         for image in images:
             yield self.label(image)
 
+    def prepare(self, image: ImageLike) -> Prepared:
+        """The first half of the work, which needs the network: masks on the patch grid.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        pixels = load_image(image, self.config.apply_exif)
+        started = time.perf_counter()
+        features = self.features(pixels)
+        found = time.perf_counter()
+        stages = grid_masks(features, self.config)
+        result = LabelResult(*pixels.shape[:2], reason=stages.reason)
+        result.seconds = {"features": found - started, "masks": time.perf_counter() - found}
+        return Prepared(pixels, None if stages.reason else stages.merged, result)
+
     def features(self, pixels: np.ndarray) -> torch.Tensor:
         """Raw features (C, H, W) float32 of an image (h, w, 3) uint8 on the configured grid."""
         return self.extractor(self.extractor.preprocess(pixels, self.config.grid)[None])[0]
 
-    def refine(self, pixels: np.ndarray, merged: np.ndarray) -> list[np.ndarray]:
-        """Masks of the patch grid to masks of the image.
 
-        Args:
-            pixels: (h, w, 3) uint8 RGB, the upright image.
-            merged: (M, H, W) bool.
+def finish(prepared: Prepared, config: LabelerConfig) -> LabelResult:
+    """The second half of the work, which any process can do: refinement and records.
 
-        Returns:
-            Masks (h, w) bool that survive refinement and have a pixel.
-        """
-        side = self.config.pixels_per_patch
-        working = resize_image(pixels, merged.shape[1] * side, merged.shape[2] * side)
-        masks, _ = refine_masks(working, merged, self.config.refine, self.config.refine_min_iou)
-        resized = (resize_mask(mask, *pixels.shape[:2]) for mask in masks)
-        return [mask for mask in resized if mask.any()]
+    Args:
+        prepared: of ``ProMergeLabeler.prepare``.
+        config: the labeler's.
+
+    Returns:
+        The image's masks.
+    """
+    pixels, merged, result = prepared.pixels, prepared.merged, prepared.result
+    if merged is None:
+        return result
+    started = time.perf_counter()
+    height, width = (side * config.pixels_per_patch for side in merged.shape[1:])
+    working = resize_image(pixels, height, width)
+    masks, _ = refine_masks(working, merged, config.refine, config.refine_min_iou)
+    masks = [resize_mask(mask, *pixels.shape[:2]) for mask in masks]
+    refined = time.perf_counter()
+    result.records = [mask_record(mask) for mask in masks if mask.any()]
+    result.seconds["refinement"] = refined - started
+    result.seconds["encoding"] = time.perf_counter() - refined
+    if not result.records:
+        result.reason = "all_rejected_by_refinement"
+    return result
 
 
 def mask_record(mask: np.ndarray, score: float = 1.0) -> dict:

@@ -7,22 +7,26 @@ import dataclasses
 import datetime
 import importlib.metadata
 import logging
+import multiprocessing
 import os
 import platform
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 
 import promerge_d2
-from promerge_d2.labeler import ProMergeLabeler
+from promerge_d2.labeler import LabelerConfig, LabelResult, ProMergeLabeler
+from promerge_d2.labeler.promerge import Prepared, finish
 from promerge_d2.pseudo_labels.inputs import ImageList
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
-from promerge_d2.utils.image import load_image
 from promerge_d2.utils.progress import progress
 from promerge_d2.visualization.overlay import draw_records, save_png
 
@@ -56,6 +60,7 @@ def label_images(
     labeler: ProMergeLabeler,
     preset: str,
     overlays: str | os.PathLike | None = None,
+    workers: int = 0,
 ) -> RunSummary:
     """Label images and write ``output`` (COCO JSON) and, beside it, ``*.run.json``.
 
@@ -70,6 +75,8 @@ def label_images(
         labeler: finds the masks.
         preset: name of the labeler's preset, for the record.
         overlays: folder for a PNG an image (its name + ``.png``), or None.
+        workers: processes that refine and encode while this one computes features; 0 does all
+            here. The masks are the same.
 
     Returns:
         The summary.
@@ -87,20 +94,21 @@ def label_images(
     coco_images: list[dict] = []
     annotations: list[dict] = []
     started = time.time()
-    for image_id, name in enumerate(
-        progress(images.names, desc="labelling", unit="image"), start=1
+    work = _results(images, labeler, overlays, workers)
+    for image_id, (name, future) in enumerate(
+        progress(work, desc="labelling", unit="image", total=len(images.names)), start=1
     ):
         try:
-            pixels = load_image(images.path(name), labeler.config.apply_exif)
-            result = labeler.label(pixels)
-            if overlays is not None:
-                # the whole name: a.jpg and a.png differ, and no input is overwritten
-                save_png(Path(overlays) / f"{name}.png", draw_records(pixels, result.records))
+            result = future.result()
+        except BrokenExecutor as error:
+            raise UserError(
+                f"a worker process died at {name} (out of memory?); try again with fewer workers"
+            ) from error
         except UserError as error:
             logger.error("failed: %s: %s", name, error)
             summary.failures.append({"file_name": name, "error": str(error)})
             continue
-        except Exception as error:
+        except Exception as error:  # no image may end the run for the others
             logger.exception("failed: %s", name)
             summary.failures.append(
                 {
@@ -143,6 +151,45 @@ def label_images(
     )
     write_json(run_file, _describe_run(images, labeler, summary, started), indent=1)
     return summary
+
+
+def _results(
+    images: ImageList,
+    labeler: ProMergeLabeler,
+    overlays: str | os.PathLike | None,
+    workers: int,
+) -> Iterator[tuple[str, Future[LabelResult]]]:
+    """Names with their results to come, in the list's order; few images are under way at once."""
+    pending: collections.deque[tuple[str, Future[LabelResult]]] = collections.deque()
+    with ExitStack() as stack:
+        pool = None
+        if workers:
+            pool = stack.enter_context(
+                ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+            )
+        for name in images.names:
+            # the whole name: a.jpg and a.png differ, and no input is overwritten
+            overlay = None if overlays is None else Path(overlays) / f"{name}.png"
+            future: Future[LabelResult] = Future()
+            try:
+                prepared = labeler.prepare(images.path(name))
+                if pool is not None:
+                    future = pool.submit(_finish, prepared, labeler.config, overlay)
+                else:
+                    future.set_result(_finish(prepared, labeler.config, overlay))
+            except Exception as error:  # noqa: BLE001 - raised again where the result is taken
+                future.set_exception(error)
+            pending.append((name, future))
+            if len(pending) > 2 * workers:
+                yield pending.popleft()
+        yield from pending
+
+
+def _finish(prepared: Prepared, config: LabelerConfig, overlay: Path | None) -> LabelResult:
+    result = finish(prepared, config)
+    if overlay is not None:
+        save_png(overlay, draw_records(prepared.pixels, result.records))
+    return result
 
 
 def describe(labeler: ProMergeLabeler, preset: str) -> dict:

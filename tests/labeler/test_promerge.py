@@ -11,7 +11,7 @@ from pycocotools import mask as mask_utils
 
 from promerge_d2.features import BACKBONES, Backbone, FeatureExtractor
 from promerge_d2.labeler import REASONS, LabelerConfig, ProMergeLabeler, refinement
-from promerge_d2.labeler.promerge import STAGE_NAMES, mask_record
+from promerge_d2.labeler.promerge import mask_record
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageError
 
@@ -113,7 +113,7 @@ def test_records_of_a_random_network_are_well_formed(tiny):
         x, y = columns.min(), rows.min()
         assert record["bbox"] == [x, y, columns.max() + 1 - x, rows.max() + 1 - y]
         assert record["score"] == 1.0
-    assert tuple(result.seconds) == STAGE_NAMES
+    assert tuple(result.seconds) == ("features", "masks", "refinement", "encoding")
     assert all(value >= 0 for value in result.seconds.values())
 
 

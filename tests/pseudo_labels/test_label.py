@@ -150,20 +150,32 @@ def test_a_failed_image_shifts_no_other(labeler, folder, tmp_path, caplog):
 
 
 def test_an_unexpected_error_is_named_with_its_traceback(labeler, folder, tmp_path, monkeypatch):
-    real = labeler.label
+    real = labeler.prepare
 
-    def fail_on_small(pixels):
-        if pixels.shape[0] == 50:
+    def fail_on_small(path):
+        if path.name == "b.png":
             raise ZeroDivisionError("surprise")
-        return real(pixels)
+        return real(path)
 
-    monkeypatch.setattr(labeler, "label", fail_on_small)
+    monkeypatch.setattr(labeler, "prepare", fail_on_small)
     summary, coco = label(labeler, folder, tmp_path / "labels.json")
     assert [image["id"] for image in coco["images"]] == [1, 3]
     (failure,) = summary.failures
     assert failure["file_name"] == "b.png"
     assert failure["error"] == "ZeroDivisionError: surprise"
     assert "fail_on_small" in failure["traceback"]
+
+
+def test_workers_change_no_byte(labeler, folder, tmp_path):
+    (folder / "a0.png").write_text("not an image")
+    written = []
+    for workers in (0, 1, 2):
+        output = tmp_path / f"{workers}.json"
+        summary, coco = label(labeler, folder, output, workers=workers)
+        assert [failure["file_name"] for failure in summary.failures] == ["a0.png"]
+        assert coco["annotations"]
+        written.append(output.read_bytes())
+    assert written[0] == written[1] == written[2]
 
 
 def test_overlays_are_one_png_an_image(labeler, folder, tmp_path):
