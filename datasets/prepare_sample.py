@@ -33,11 +33,11 @@ import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_api
-from tqdm import tqdm
 
 from promerge_d2.utils.cli import ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, make_folder, read_json, sha256_of, write_json
+from promerge_d2.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -588,7 +588,7 @@ def write_scenes(
     """Compose and write the scenes of one split; returns how many objects they have."""
     pictures = []
     make_folder(folder / "images")
-    for index in tqdm(range(count), desc=f"{split} scenes", unit="scene"):
+    for index in progress(range(count), desc=f"{split} scenes", unit="scene"):
         scene = make_scene(seed, split, index, *parts)
         name = f"{split}_{index:04d}.jpg"
         with atomic_path(folder / "images" / name) as temporary:

@@ -31,7 +31,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Args:
         args: of detectron2's ``default_argument_parser``: ``config_file``, ``opts``,
-            ``eval_only``.
+            ``eval_only``, ``resume``.
 
     Returns:
         The configuration; detectron2's logging and seed are set up, data sets are registered.
@@ -43,7 +43,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args.config_file, args.opts)
     register_from_config(cfg)
     check_device(cfg)
-    check_files(cfg, args.eval_only)
+    last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    check_files(cfg, args.eval_only, resumed=args.resume and os.path.isfile(last))
     if not args.eval_only:
         check_masks(cfg)
     cfg.freeze()
@@ -109,15 +110,18 @@ def check_device(cfg: CfgNode) -> None:
         cfg.SOLVER.AMP.ENABLED = False
 
 
-def check_files(cfg: CfgNode, eval_only: bool) -> None:
-    """Refuse weights and data sets that are not there.
+def check_files(cfg: CfgNode, eval_only: bool, resumed: bool = False) -> None:
+    """Refuse weights and data sets that are not there; a resumed run has its own weights.
 
     Raises:
         UserError: one message for all of them.
     """
     names = [*cfg.DATASETS.TEST, *(() if eval_only else cfg.DATASETS.TRAIN)]
     problems = []
-    for check, arguments in ((check_weights, (cfg, eval_only)), (check_datasets, (names,))):
+    checks = [(check_datasets, (names,))]
+    if eval_only or not resumed:
+        checks.insert(0, (check_weights, (cfg, eval_only)))
+    for check, arguments in checks:
         try:
             check(*arguments)
         except UserError as error:

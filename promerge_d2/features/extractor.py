@@ -115,7 +115,7 @@ class FeatureExtractor(nn.Module):
         """
         backbone = get_backbone(name)
         file, sha256 = find_weights(backbone, weights)
-        logger.info("features: %s, %s", name, backbone.training)
+        logger.info("features: %s, %s; weights SHA-256 %s", name, backbone.training, sha256)
         vit = build_vit(backbone)
         load_weights(vit, read_state_dict(file), f"{file} for {name}")
         return cls(backbone, vit, facet, center, sha256).to(device)

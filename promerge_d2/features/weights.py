@@ -139,7 +139,8 @@ def check_hash(file: Path, official: str | None) -> str:
     if official is not None:
         expected, source = official, "its official hash is"
     elif record.is_file():
-        expected, source = record.read_text().split()[0], f"on first use it was ({record})"
+        expected = record.read_text().partition(" ")[0].strip()
+        source = f"on first use it was ({record})"
     else:
         logger.info("first use of %s: SHA-256 %s, recorded in %s", file, actual, record)
         try:

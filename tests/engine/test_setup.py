@@ -219,7 +219,10 @@ def test_synced_norms_on_a_cpu(train_net, norms, wanted):
 
 def test_mixed_precision_on_a_cpu_is_switched_off_with_one_warning(config, caplog):
     arguments = argparse.Namespace(
-        config_file=str(config(**{"SOLVER.AMP.ENABLED": True})), opts=[], eval_only=False
+        config_file=str(config(**{"SOLVER.AMP.ENABLED": True})),
+        opts=[],
+        eval_only=False,
+        resume=False,
     )
     with caplog.at_level(logging.WARNING):
         cfg = promerge_d2.engine.setup(arguments)
@@ -255,8 +258,25 @@ def test_copy_paste_without_masks_is_refused(train_net, config):
 
 
 def test_settings_are_frozen_and_kept(config, tmp_path):
-    arguments = argparse.Namespace(config_file=str(config()), opts=[], eval_only=False)
+    arguments = argparse.Namespace(
+        config_file=str(config()), opts=[], eval_only=False, resume=False
+    )
     cfg = promerge_d2.engine.setup(arguments)
     assert cfg.is_frozen()
     assert (tmp_path / "output" / "config.yaml").read_text() == cfg.dump()
     assert (tmp_path / "output" / "log.txt").is_file()
+
+
+def test_a_resumed_run_does_not_need_its_start_weights(config, tmp_path):
+    gone = tmp_path / "gone.pth"
+    arguments = argparse.Namespace(
+        config_file=str(config(**{"MODEL.WEIGHTS": str(gone)})),
+        opts=["OUTPUT_DIR", str(tmp_path / "run")],
+        eval_only=False,
+        resume=True,
+    )
+    with pytest.raises(UserError, match=r"gone\.pth does not exist"):  # nothing to go on with yet
+        promerge_d2.engine.setup(arguments)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last_checkpoint").write_text("model_0000001.pth")
+    assert str(gone) == promerge_d2.engine.setup(arguments).MODEL.WEIGHTS

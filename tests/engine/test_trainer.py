@@ -22,7 +22,7 @@ def configured(config):
 
     def make(**changes):
         file = str(config(**changes))
-        return setup(argparse.Namespace(config_file=file, opts=[], eval_only=False))
+        return setup(argparse.Namespace(config_file=file, opts=[], eval_only=False, resume=False))
 
     return make
 
