@@ -23,6 +23,13 @@ import matplotlib as mpl
 import torch
 
 import promerge_d2
+from promerge_d2.evaluation import (
+    evaluate_class_agnostic,
+    flat_metrics,
+    place_predictions,
+    read_ground_truth,
+    read_predictions,
+)
 from promerge_d2.features import get_backbone
 from promerge_d2.labeler.refinement import check_refiner
 from promerge_d2.utils.cli import EXIT_NOT_FINISHED, EXIT_OK, ArgumentParser, run_tool
@@ -179,12 +186,14 @@ def hash_of(images: Path, command: Sequence[str]) -> str:
 
 
 def evaluate(split: str, predictions: str, name: str) -> dict[str, float]:
-    """Score predictions with tools/evaluate_labels.py; its flat figures."""
-    output = f"{RUN}/metrics_{split}_{name}.json"
+    """Score predictions as tools/evaluate_labels.py does; its flat figures."""
     truth = f"{RUN}/data/{split}/annotations.json"
-    command = ["tools/evaluate_labels.py", "--predictions", predictions]
-    run([*command, "--ground-truth", truth, "--json", output])
-    return read_json(output)
+    print(f"as: tools/evaluate_labels.py --predictions {predictions} --ground-truth {truth}")
+    ground_truth = read_ground_truth(truth)
+    placed = place_predictions(read_predictions(predictions), ground_truth)
+    figures = flat_metrics(evaluate_class_agnostic(ground_truth, placed))
+    write_json(f"{RUN}/metrics_{split}_{name}.json", figures, indent=1)
+    return figures
 
 
 def gallery(split: str, count: int) -> Gallery:
