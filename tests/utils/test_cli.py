@@ -116,7 +116,12 @@ def test_a_crash_of_the_process_is_not_finished():
 
 
 def test_interrupt_of_the_process():
-    body = "import time\ndef main():\n    print('up', flush=True)\n    time.sleep(60)"
+    # a shell's background job inherits an ignored SIGINT, which Python then leaves ignored
+    body = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def main():\n    print('up', flush=True)\n    time.sleep(60)"
+    )
     process = subprocess.Popen(
         tool(body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
     )
