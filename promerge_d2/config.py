@@ -39,3 +39,6 @@ def add_promerge_config(cfg: CfgNode) -> None:
     cfg.MODEL.FROZEN_VIT.CACHE_DIR = ""
 
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
+
+    # The box of a detection is the tight box of its mask when it is scored and written.
+    cfg.TEST.BOXES_FROM_MASKS = False

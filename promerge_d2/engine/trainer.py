@@ -43,7 +43,9 @@ class ProMergeTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """The class-agnostic evaluator; predictions are kept under ``inference/NAME``."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return ClassAgnosticEvaluator(dataset_name, output_dir=folder)
+        return ClassAgnosticEvaluator(
+            dataset_name, output_dir=folder, boxes_from_masks=cfg.TEST.BOXES_FROM_MASKS
+        )
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:

@@ -12,6 +12,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import BitMasks
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
@@ -39,6 +40,7 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
         dataset_name: str,
         output_dir: str | os.PathLike | None = None,
         distributed: bool = True,
+        boxes_from_masks: bool = False,
     ) -> None:
         """Read the ground truth of a data set.
 
@@ -49,6 +51,9 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
                 saves nothing.
             distributed: gather the detections of all processes and evaluate in the first; else
                 evaluate what this process saw.
+            boxes_from_masks: the box of a detection is the tight box of its mask, as the boxes of
+                pseudo-labels and of most ground truth are; a detection whose mask is empty keeps
+                its own (our own).
 
         Raises:
             UserError: the data set has no ``json_file``, or the file is no valid ground truth.
@@ -63,6 +68,7 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
         self._dataset_name = dataset_name
         self._output_dir = output_dir
         self._distributed = distributed
+        self._boxes_from_masks = boxes_from_masks
         self._detections: list[dict[str, Any]] = []
 
     def reset(self) -> None:
@@ -79,6 +85,11 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
         """
         for record, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
+            if self._boxes_from_masks and instances.has("pred_masks"):
+                masks = BitMasks(instances.pred_masks)
+                boxes = instances.pred_boxes.clone()  # the caller keeps the predicted ones
+                boxes.tensor[masks.nonempty()] = masks[masks.nonempty()].get_bounding_boxes().tensor
+                instances.pred_boxes = boxes
             if self._ground_truth.box_only and instances.has("pred_masks"):
                 instances.remove("pred_masks")  # encoding them costs time and scores nothing
             detections = instances_to_coco_json(instances, record["image_id"])

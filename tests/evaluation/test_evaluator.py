@@ -100,6 +100,23 @@ def test_reset_forgets(coco, dataset):
     assert _run(evaluator, {})["segm"]["AR100"] == 0
 
 
+def test_boxes_from_masks(coco, dataset, tmp_path):
+    """A mask 20 pixels narrower than its box gives the box; an empty one leaves it."""
+    outputs = {1: _instances([[20, 0, 80, 40], [100, 50, 120, 70]], [0.9, 0.8])}
+    outputs[1].pred_masks[0, :, 60:] = False
+    outputs[1].pred_masks[1] = False
+    truth = coco([(1, 20, 0, 40, 40)])
+    evaluator = ClassAgnosticEvaluator(dataset(truth), tmp_path, boxes_from_masks=True)
+    assert _run(evaluator, outputs)["bbox"]["AP75"] == pytest.approx(100)
+    assert _run(ClassAgnosticEvaluator(dataset(truth)), outputs)["bbox"]["AP75"] == 0
+    saved = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert [row["bbox"] for row in saved] == [[20, 0, 40, 40], [100, 50, 20, 20]]
+    box_only = dataset(coco([(1, 20, 0, 40, 40)], masks=False))
+    results = _run(ClassAgnosticEvaluator(box_only, boxes_from_masks=True), outputs)
+    assert list(results) == ["bbox"]
+    assert results["bbox"]["AP75"] == pytest.approx(100)
+
+
 def test_boxes_only(coco, dataset):
     outputs = {1: _instances([[20, 0, 60, 40]], [0.9])}
     boxes = dataset(coco([(1, 20, 0, 40, 40)], masks=False))
