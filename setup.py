@@ -22,6 +22,7 @@ setup(
     install_requires=[
         "fvcore",
         "iopath",
+        "numba",  # mask refinement
         "numpy",
         "opencv-python-headless",  # the other build wants libGL, which servers lack
         "pillow",
@@ -33,7 +34,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "crf": ["pydensecrf2"],  # mask refinement; needs a C++ compiler
+        "crf": ["pydensecrf2"],  # the papers' CRF, to compare with; needs a C++ compiler
         "demo": demo,  # the quick start: offline weights, example images, plots
         "dev": [*demo, "pytest", "ruff"],
     },

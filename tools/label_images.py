@@ -8,14 +8,12 @@ Exit code: 0 all images processed (an image without masks counts as processed), 
 from __future__ import annotations
 
 import argparse
-import os
 
-import torch
-
-from promerge_d2.features import BACKBONES, FACETS
-from promerge_d2.labeler import PRESETS, REASONS, LabelerConfig, ProMergeLabeler
+from promerge_d2.features import BACKBONES, FACETS, PRECISIONS
+from promerge_d2.labeler import LABELERS, GridConfig
 from promerge_d2.labeler.refinement import REFINERS
-from promerge_d2.pseudo_labels import label_images, list_images
+from promerge_d2.pseudo_labels import choose_workers, label_images, list_images
+from promerge_d2.pseudo_labels.pipeline import IMAGES_A_WORKER
 from promerge_d2.utils.cli import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable
@@ -25,14 +23,25 @@ def main() -> int:
     """Parse, label, say what happened."""
     parser = ArgumentParser(
         description=__doc__.splitlines()[0],
-        epilog=LabelerConfig.__doc__,
+        epilog="\n".join(
+            config.__doc__ for config in (GridConfig, *(c.config_class for c in LABELERS.values()))
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--input", required=True, help="folder, 'glob', .txt list (a path a line) or one image"
     )
     parser.add_argument("--output", required=True, help="COCO JSON to write")
-    parser.add_argument("--preset", default="release", help=f"{' or '.join(PRESETS)} (release)")
+    parser.add_argument(
+        "--labeler", default="promerge", choices=tuple(LABELERS), help="how masks are found"
+    )
+    parser.add_argument(
+        "--preset",
+        default="release",
+        help="of the labeler: "
+        + "; ".join(f"{name}: {', '.join(c.config_class.presets)}" for name, c in LABELERS.items())
+        + " (release)",
+    )
     parser.add_argument("--backbone", default="dino_vitb8", help=", ".join(BACKBONES))
     parser.add_argument("--weights", help="local weights file instead of the official one")
     parser.add_argument("--facet", default="key", choices=FACETS)
@@ -61,36 +70,57 @@ def main() -> int:
     parser.add_argument(
         "--workers",
         type=int,
-        default=0,
-        help="processes that refine masks while this one computes features; same masks (0)",
+        help="processes; 0 does all in this one; same masks (default: one a core, "
+        f"but none with fewer than {IMAGES_A_WORKER} images each)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        help="images that go through a GPU at once; on a CPU they go one by one (8)",
+    )
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=PRECISIONS,
+        help="of the network; bf16 is faster on recent GPUs, slower on most CPUs, and changes "
+        "masks a little (fp32)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the network; for long runs"
     )
     args = parser.parse_args()
 
     settings = dict(_split(pair) for pair in args.set)
     settings |= {n: v for n in ("grid", "refine") if (v := getattr(args, n)) is not None}
-    if args.workers < 0:
+    if args.workers is not None and args.workers < 0:
         raise UserError(f"--workers is {args.workers}; it takes 0 or more")
-    if args.workers:  # the cores that the workers leave
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - args.workers))
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size is {args.batch_size}; it takes 1 or more")
     images = list_images(args.input)
+    workers = choose_workers(len(images.names)) if args.workers is None else args.workers
     check_writable(args.output)  # before the weights are fetched
-    labeler = ProMergeLabeler.from_preset(
+    labeler = LABELERS[args.labeler].from_preset(
         args.preset,
         backbone=args.backbone,
         weights=args.weights,
         facet=args.facet,
         center={"on": True, "off": False, None: None}[args.center],
         device=args.device,
+        precision=args.precision,
+        compiled=args.compile,
         **settings,
     )
     overlays = args.overlays
     if overlays == "":
         overlays = args.output.removesuffix(".json") + ".overlays"
-    summary = label_images(images, args.output, labeler, args.preset, overlays, args.workers)
+    summary = label_images(
+        images, args.output, labeler, args.preset, overlays, workers, args.batch_size
+    )
 
     print(f"{summary.masks} masks on {summary.images} images: {args.output}")
     for reason, count in sorted(summary.reasons.items()):
-        print(f"  {count} images without a mask: {reason} ({REASONS[reason]})")
+        print(f"  {count} images without a mask: {reason} ({labeler.reasons[reason]})")
     if summary.failures:
         print(f"  {len(summary.failures)} images failed:")
         for failure in summary.failures:

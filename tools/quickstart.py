@@ -31,7 +31,6 @@ from promerge_d2.evaluation import (
     read_predictions,
 )
 from promerge_d2.features import get_backbone
-from promerge_d2.labeler.refinement import check_refiner
 from promerge_d2.utils.cli import EXIT_NOT_FINISHED, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import make_folder, read_json, sha256_of, write_json
@@ -63,9 +62,8 @@ def main() -> int:
     seconds: dict[str, float] = {}
 
     timed(seconds, "sample data", run, ["datasets/prepare_sample.py", "--output", f"{RUN}/data"])
-    refine = refiner()
     for split, name in SPLITS.items():
-        timed(seconds, f"pseudo-labels, {name}", label, split, refine)
+        timed(seconds, f"pseudo-labels, {name}", label, split)
     shutil.rmtree(RUN / "detector", ignore_errors=True)
     timed(
         seconds,
@@ -104,7 +102,7 @@ def main() -> int:
         },
     }
     write_json(RUN / "metrics.json", metrics, indent=1)
-    report(metrics, backbone.training, galleries, refine)
+    report(metrics, backbone.training, galleries)
     table = metrics_rows(results)
     for row in table:
         print(
@@ -114,16 +112,6 @@ def main() -> int:
     print(f"weights: {BACKBONE}, {backbone.training}")
     print(f"{sum(seconds.values()):.0f} s; open {RUN}/report.html")
     return EXIT_OK
-
-
-def refiner() -> str:
-    """The CRF where it is installed, else none, said aloud."""
-    try:
-        check_refiner("dense_crf")
-    except UserError as error:
-        print(f"labelling without refinement: {error}", file=sys.stderr)
-        return "none"
-    return "dense_crf"
 
 
 def timed(seconds: dict[str, float], step: str, work, *args, **options) -> None:  # noqa: ANN001, ANN002, ANN003
@@ -160,11 +148,11 @@ def run(command: Sequence[str], only: Sequence[str] = ()) -> None:
         raise error
 
 
-def label(split: str, refine: str) -> None:
+def label(split: str) -> None:
     """Label a split unless its images, the settings and the labeler's code are as they were."""
     images, output = RUN / "data" / split / "images", RUN / f"labels_{split}.json"
     command = ["tools/label_images.py", "--input", str(images), "--output", str(output)]
-    command += [*LABELER, "--refine", refine, "--workers", "1"]
+    command += LABELER
     stamp = RUN / f"labels_{split}.inputs"
     inputs = hash_of(images, command)
     if output.is_file() and stamp.is_file() and stamp.read_text() == inputs:
@@ -256,7 +244,7 @@ def plot_losses() -> dict[str, float]:
     return {"first": logged[0]["total_loss"], "last": logged[-1]["total_loss"]}
 
 
-def report(metrics: dict, training: str, galleries: Sequence[Gallery], refine: str) -> None:
+def report(metrics: dict, training: str, galleries: Sequence[Gallery]) -> None:
     """Write runs/quickstart/report.html."""
     labels = {split: read_json(RUN / f"labels_{split}.run.json") for split in SPLITS}
     stages = [
@@ -266,7 +254,7 @@ def report(metrics: dict, training: str, galleries: Sequence[Gallery], refine: s
     masks = labels["train"]
     summary = [
         f"{masks['masks']} pseudo-masks on {masks['images']} composite scenes, found without any "
-        f"label by ProMerge (34x34 patches, refinement: {refine}), trained a small Cascade Mask "
+        f"label by ProMerge (34x34 patches), trained a small Cascade Mask "
         "R-CNN on the same frozen ViT. Both are scored on objects of photographs that no training "
         "scene used, and on the untouched photographs, against masks drawn by hand.",
         f"Total loss from {metrics['losses']['first']:.2f} to {metrics['losses']['last']:.2f}; "

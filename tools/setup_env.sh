@@ -60,10 +60,10 @@ install() {
     local editable=(-m pip install "${quiet[@]}" --no-warn-conflicts --editable)
     say "installing promerge_d2 and what it needs (torch alone is about 5 GB, some minutes)"
     "$python" "${editable[@]}" '.[dev]'
-    say "installing pydensecrf2 for mask refinement (compiled here, about a minute)"
+    say "installing pydensecrf2, the papers' CRF, to compare with (compiled here, about a minute)"
     if ! "$python" "${editable[@]}" '.[crf]' >"$venv/crf.log" 2>&1; then
         say "WARNING: pydensecrf2 could not be built (no C++ compiler? see .venv/crf.log)." \
-            "Going on without: labels are made with 'refine: none'. To try again:" \
+            "Going on without: only '--refine dense_crf' needs it. To try again:" \
             ".venv/bin/python -m pip install -e '.[crf]'"
     fi
     say "installing detectron2"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import timm
@@ -19,11 +19,11 @@ from torch import nn
 from promerge_d2.features.registry import Backbone, get_backbone
 from promerge_d2.features.weights import WeightsError, find_weights, read_state_dict
 from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.image import resize_image
 
 logger = logging.getLogger(__name__)
 
 FACETS = ("query", "key", "value", "token")
+PRECISIONS = ("fp32", "bf16")
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # ImageNet's, of RGB in 0..255, as all backbones here
 PIXEL_STD = (58.395, 57.12, 57.375)
 _UNUSED_KEYS = ("mask_token",)  # DINOv2's files carry it; inference has no use for it
@@ -71,6 +71,10 @@ class FeatureExtractor(nn.Module):
             ``"token"`` (the block's output after the final LayerNorm).
         center: subtract the mean over the image's patches; None takes the entry's default.
         weights_sha256: hash of the weights file, for the record.
+        precision: ``"fp32"``, or ``"bf16"`` for products in bfloat16 (autocast): several times
+            faster on recent GPUs, slower on most CPUs, and the masks differ a little.
+        compiled: run ``forward`` through ``torch.compile`` for fixed shapes: worth its minute of
+            compiling on long runs only.
     """
 
     def __init__(
@@ -80,17 +84,31 @@ class FeatureExtractor(nn.Module):
         facet: str = "key",
         center: bool | None = None,
         weights_sha256: str | None = None,
+        precision: str = "fp32",
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if facet not in FACETS:
             raise UserError(f"no facet is named {facet!r}; known: {', '.join(FACETS)}")
+        if precision not in PRECISIONS:
+            raise UserError(f"no precision is named {precision!r}; known: {', '.join(PRECISIONS)}")
         self.backbone = backbone
         self.vit = vit.eval().requires_grad_(False)
         self.facet = facet
         self.center = backbone.center if center is None else center
         self.weights_sha256 = weights_sha256
+        self.precision = precision
+        self.compiled = compiled
+        self._largest_batch = 0
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), False)
+        if compiled:
+            self.compile(dynamic=False)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if self.compiled:  # in another process: what was compiled does not travel
+            self.compile(dynamic=False)
 
     @classmethod
     def from_name(
@@ -100,6 +118,8 @@ class FeatureExtractor(nn.Module):
         facet: str = "key",
         center: bool | None = None,
         device: str | torch.device = "cpu",
+        precision: str = "fp32",
+        compiled: bool = False,
     ) -> FeatureExtractor:
         """Build a registered backbone with its published weights, fetched on first use.
 
@@ -109,43 +129,80 @@ class FeatureExtractor(nn.Module):
             facet: see the class.
             center: see the class.
             device: where to compute.
+            precision: see the class.
+            compiled: see the class.
 
         Raises:
-            UserError: unknown name or facet, or weights that are missing or wrong.
+            UserError: unknown name, facet or precision, a device that cannot be used, or weights
+                that are missing or wrong.
         """
         backbone = get_backbone(name)
+        check_device(device)
         file, sha256 = find_weights(backbone, weights)
         logger.info("features: %s, %s; weights SHA-256 %s", name, backbone.training, sha256)
         vit = build_vit(backbone)
         load_weights(vit, read_state_dict(file), f"{file} for {name}")
-        return cls(backbone, vit, facet, center, sha256).to(device)
+        return cls(backbone, vit, facet, center, sha256, precision, compiled).to(device)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.pixel_mean.device
 
-    def preprocess(self, image: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
-        """Squash an image to whole patches and normalise it.
+    def features(self, images: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        """Features of images as ``resize_image`` gives them.
 
         Args:
-            image: (h, w, 3) uint8 RGB.
-            grid: rows H and columns W of the patch grid.
+            images: N of (H * patch, W * patch, 3) uint8 RGB, all of one size.
 
         Returns:
-            (3, H * patch, W * patch) float32 on the extractor's device.
+            N of (C, H, W) raw float32 on the CPU.
         """
-        patch = self.backbone.patch
-        squashed = resize_image(image, grid[0] * patch, grid[1] * patch)
-        tensor = torch.from_numpy(np.array(squashed)).to(self.device).permute(2, 0, 1).float()
-        return (tensor - self.pixel_mean) / self.pixel_std
+        return self.launch(images)()
+
+    def launch(self, images: Sequence[np.ndarray]) -> Callable[[], list[torch.Tensor]]:
+        """Start on images; the function returned waits and gives what ``features`` gives.
+
+        On a GPU the whole batch goes through the network at once, and copies and network run
+        beside the caller. On a CPU, where a batch is no faster, images go one by one before this
+        returns, so that no bit of an image's features depends on its neighbours.
+        """
+        if self.device.type != "cuda":
+            found = [self(self.normalise(torch.from_numpy(image)[None]))[0] for image in images]
+            return lambda: [features.cpu() for features in found]
+        batch = list(images)
+        if self.compiled:  # another number of images would be compiled anew
+            self._largest_batch = max(self._largest_batch, len(batch))
+            batch += batch[-1:] * (self._largest_batch - len(batch))
+        found = self(self.normalise(torch.from_numpy(np.stack(batch)).pin_memory()))
+        here = torch.empty(found.shape, pin_memory=True).copy_(found, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> list[torch.Tensor]:
+            copied.synchronize()
+            return list(here[: len(images)])
+
+        return wait
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Bring images to the device, as bytes, and there to the network's scale.
+
+        Args:
+            images: (N, h, w, 3) uint8 RGB.
+
+        Returns:
+            (N, 3, h, w) float32 on the extractor's device, channels last in memory.
+        """
+        pixels = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        return (pixels - self.pixel_mean) / self.pixel_std
 
     @torch.inference_mode()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features of normalised images.
 
         Args:
-            images: (N, 3, H * patch, W * patch) float32, see ``preprocess``.
+            images: (N, 3, H * patch, W * patch) float32, see ``normalise``.
 
         Returns:
             (N, C, H, W) raw float32 features, minus their mean over H and W if ``center``.
@@ -153,7 +210,9 @@ class FeatureExtractor(nn.Module):
         Raises:
             ValueError: the sides are no multiples of the patch.
         """
-        features = self.facets(images, (self.facet,))[self.facet]
+        reduced = self.precision == "bf16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=reduced):
+            features = self.facets(images, (self.facet,))[self.facet]
         if self.center:
             features = features - features.mean(dim=(2, 3), keepdim=True)
         return features
@@ -204,6 +263,17 @@ class FeatureExtractor(nn.Module):
         positions = resample_position_embedding(vit.pos_embed[:, prefix:], height, width)
         first = (vit.cls_token + vit.pos_embed[:, :prefix]).expand(len(images), -1, -1)
         return torch.cat([first, patches + positions], dim=1)
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise a ``UserError`` unless tensors can be made on the device."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter without CUDA in torch
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"the device {str(device)!r} cannot be used: {reason}; the CPU always can: cpu"
+        ) from error
 
 
 def build_vit(backbone: Backbone) -> nn.Module:

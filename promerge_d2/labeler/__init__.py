@@ -1,6 +1,24 @@
-"""Features to scored masks: ProMerge's stages, each a pure function, and the class around them."""
+"""Features to scored masks: labelers, each made of stages that are pure functions."""
 
-from promerge_d2.labeler.config import PRESETS, LabelerConfig
-from promerge_d2.labeler.promerge import REASONS, LabelResult, ProMergeLabeler, grid_masks
+from promerge_d2.labeler.config import GridConfig, LabelerConfig, MaskCutConfig
+from promerge_d2.labeler.labeler import Decoded, Labeler, LabelResult, Prepared
+from promerge_d2.labeler.maskcut import MaskCutLabeler
+from promerge_d2.labeler.promerge import ProMergeLabeler, grid_masks
 
-__all__ = ["PRESETS", "REASONS", "LabelResult", "LabelerConfig", "ProMergeLabeler", "grid_masks"]
+LABELERS: dict[str, type[Labeler]] = {
+    labeler.name: labeler for labeler in (ProMergeLabeler, MaskCutLabeler)
+}
+
+__all__ = [
+    "LABELERS",
+    "Decoded",
+    "GridConfig",
+    "LabelResult",
+    "Labeler",
+    "LabelerConfig",
+    "MaskCutConfig",
+    "MaskCutLabeler",
+    "Prepared",
+    "ProMergeLabeler",
+    "grid_masks",
+]

@@ -30,8 +30,6 @@ def label_components(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(masks.shape, np.int32), np.zeros(1, np.int64)
     mosaic = np.zeros((count, height + 1, width), np.uint8)
     mosaic[:, :height] = masks
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(
-        mosaic.reshape(-1, width), connectivity=4, ltype=cv2.CV_32S
-    )
-    labels = labels.reshape(count, height + 1, width)[:, :height]
-    return labels, stats[:, cv2.CC_STAT_AREA].astype(np.int64)
+    _, labels = cv2.connectedComponents(mosaic.reshape(-1, width), connectivity=4, ltype=cv2.CV_32S)
+    areas = np.bincount(labels.ravel())  # OpenCV's own statistics take four times as long
+    return labels.reshape(count, height + 1, width)[:, :height], areas

@@ -1,23 +1,101 @@
-"""The labeler's settings and its presets."""
+"""The labelers' settings and their presets."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 from dataclasses import dataclass
+from typing import ClassVar
 
 from promerge_d2.labeler.filtering import FILTERS
 from promerge_d2.labeler.prompting import SIDE_RULES
 from promerge_d2.labeler.refinement import REFINERS
 from promerge_d2.utils.errors import UserError
 
+SOLVERS = ("lanczos", "dense")
+
+Check = tuple[bool, str, str]  # whether all is well, the setting, what it should be
+
 
 @dataclass(frozen=True)
-class LabelerConfig:
-    """Every number that the masks depend on. The defaults are the released ones (promerge.md A3).
+class GridConfig:
+    """Settings of every labeler that finds masks on a patch grid and refines them.
 
     Attributes:
         grid: rows and columns of the patch grid; the image is squashed to it.
+        refine: refiner, a name of ``promerge_d2.labeler.refinement.REFINERS``.
+        refine_min_iou: a mask that refinement changes to a lower IoU than this is dropped.
+        pixels_per_patch: side of a patch in the working image of the refiner (the release
+            refines at 480 pixels for 60 patches).
+        apply_exif: turn photos as their EXIF says; the release does not, which leaves its masks
+            turned against what detectron2 shows.
+    """
+
+    presets: ClassVar[dict[str, dict[str, object]]] = {"release": {}}
+
+    grid: tuple[int, int] = (60, 60)
+    refine: str = "mean_field"
+    refine_min_iou: float = 0.5
+    pixels_per_patch: int = 8
+    apply_exif: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.grid, int):
+            object.__setattr__(self, "grid", (self.grid, self.grid))
+        object.__setattr__(self, "grid", tuple(self.grid))
+        for ok, name, wanted in self._checks():
+            if not ok:
+                raise UserError(f"labeler setting {name} is {getattr(self, name)!r}, not {wanted}")
+
+    def _checks(self) -> list[Check]:
+        """What the values must hold; a subclass adds its own."""
+        return [
+            (len(self.grid) == 2 and min(self.grid) >= 2, "grid", "two sides of 2 or more"),
+            self._one_of("refine", REFINERS),
+            self._between("refine_min_iou", 0, 1),
+            self._at_least("pixels_per_patch", 1),
+        ]
+
+    def _one_of(self, name: str, names: tuple[str, ...] | dict) -> Check:
+        return getattr(self, name) in names, name, " or ".join(names)
+
+    def _between(self, name: str, low: int, high: int) -> Check:
+        return low <= getattr(self, name) <= high, name, f"between {low} and {high}"
+
+    def _at_least(self, name: str, low: int) -> Check:
+        return getattr(self, name) >= low, name, f"{low} or more"
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: object) -> GridConfig:
+        """A preset with some settings replaced.
+
+        Args:
+            preset: a name of ``presets``.
+            **overrides: settings by name; a string is read as the setting's type.
+
+        Raises:
+            UserError: an unknown preset or setting (the nearest name is given), or a bad value.
+        """
+        if preset not in cls.presets:
+            raise UserError(f"no preset is named {preset!r}; known: {', '.join(cls.presets)}")
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        for name, value in overrides.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                raise UserError(
+                    f"no labeler setting is named {name!r}{hint}; known: {', '.join(known)}"
+                )
+            if isinstance(value, str):
+                overrides[name] = _parse(name, value, known[name].default)
+        return cls(**{**cls.presets[preset], **overrides})
+
+
+@dataclass(frozen=True)
+class LabelerConfig(GridConfig):
+    """Settings of ``promerge``. The defaults are the released ones (promerge.md A3).
+
+    Attributes:
         stride: patches between prompts. 4 on a 60x60 grid makes K = 225 prompts, 6 makes 100.
         tau_b: cosine above which a patch belongs to a prompt's mask (paper: tau_b). Raise it for
             smaller, tighter masks.
@@ -33,15 +111,15 @@ class LabelerConfig:
         tau_merge_gate: below this overlap share, features are not asked.
         tau_merge_f: masks that pass the gate merge at this product of mean features or more
             (paper: tau_merge^f).
-        refine: refiner, ``dense_crf`` or ``none``.
-        refine_min_iou: a mask that refinement changes to a lower IoU than this is dropped.
-        pixels_per_patch: side of a patch in the working image of the refiner (the release
-            refines at 480 pixels for 60 patches).
-        apply_exif: turn photos as their EXIF says; the release does not, which leaves its masks
-            turned against what detectron2 shows.
     """
 
-    grid: tuple[int, int] = (60, 60)
+    presets: ClassVar[dict[str, dict[str, object]]] = {
+        # K = 100 evenly spaced prompts, and a side is covered by "at least half" of it.
+        "paper": {"stride": 6, "side_rule": "at_least_half"},
+        # What the released code does: 225 prompts, a side is covered by more than half of it.
+        "release": {},
+    }
+
     stride: int = 4
     tau_b: float = 0.2
     side_rule: str = "more_than_half"
@@ -54,67 +132,48 @@ class LabelerConfig:
     tau_merge_ioa: float = 0.5
     tau_merge_gate: float = 0.1
     tau_merge_f: float = 0.1
-    refine: str = "dense_crf"
-    refine_min_iou: float = 0.5
-    pixels_per_patch: int = 8
-    apply_exif: bool = True
 
-    def __post_init__(self) -> None:
-        if isinstance(self.grid, int):
-            object.__setattr__(self, "grid", (self.grid, self.grid))
-        object.__setattr__(self, "grid", tuple(self.grid))
-        checks = [
-            (len(self.grid) == 2 and min(self.grid) >= 2, "grid", "two sides of 2 or more"),
-            (self.stride >= 1, "stride", "1 or more"),
-            (self.pixels_per_patch >= 1, "pixels_per_patch", "1 or more"),
-            (self.side_rule in SIDE_RULES, "side_rule", " or ".join(SIDE_RULES)),
-            (self.background_filter in FILTERS, "background_filter", " or ".join(FILTERS)),
-            (self.refine in REFINERS, "refine", " or ".join(REFINERS)),
+    def _checks(self) -> list[Check]:
+        shares = ("component_share", "background_vote", "min_background", "tau_ioa")
+        shares += ("tau_merge_ioa", "tau_merge_gate")
+        return [
+            *super()._checks(),
+            self._at_least("stride", 1),
+            self._one_of("side_rule", SIDE_RULES),
+            self._one_of("background_filter", FILTERS),
+            *(self._between(name, -1, 1) for name in ("tau_b", "tau_f", "tau_merge_f")),
+            *(self._between(name, 0, 1) for name in shares),
         ]
-        checks += [
-            (-1 <= getattr(self, name) <= 1, name, "between -1 and 1")
-            for name in ("tau_b", "tau_f", "tau_merge_f")
+
+
+@dataclass(frozen=True)
+class MaskCutConfig(GridConfig):
+    """Settings of ``maskcut``. The defaults are the released ones (promerge.md B7).
+
+    Attributes:
+        tau: patches whose cosine exceeds this are joined in the graph (CutLER: tau^ncut).
+        masks: masks an image, at most (CutLER: N).
+        void_iou: a later mask with a higher IoU than this with the one before is void.
+        min_area: a later mask of at most this share of the grid is void.
+        solver: of the eigenproblem: ``lanczos``, or ``dense`` as in the releases (for comparison;
+            tens of times slower on a 60x60 grid).
+    """
+
+    tau: float = 0.15
+    masks: int = 3
+    void_iou: float = 0.5
+    min_area: float = 0.01
+    solver: str = "lanczos"
+
+    def _checks(self) -> list[Check]:
+        return [
+            *super()._checks(),
+            self._between("tau", -1, 1),
+            self._at_least("masks", 1),
+            self._between("void_iou", 0, 1),
+            self._between("min_area", 0, 1),
+            self._one_of("solver", SOLVERS),
         ]
-        checks += [
-            (0 <= getattr(self, name) <= 1, name, "between 0 and 1")
-            for name in (
-                "component_share",
-                "background_vote",
-                "min_background",
-                "tau_ioa",
-                "tau_merge_ioa",
-                "tau_merge_gate",
-                "refine_min_iou",
-            )
-        ]
-        for ok, name, wanted in checks:
-            if not ok:
-                raise UserError(f"labeler setting {name} is {getattr(self, name)!r}, not {wanted}")
-
-    @classmethod
-    def from_preset(cls, preset: str, **overrides: object) -> LabelerConfig:
-        """A preset with some settings replaced.
-
-        Args:
-            preset: a name of ``PRESETS``.
-            **overrides: settings by name; a string is read as the setting's type.
-
-        Raises:
-            UserError: an unknown preset or setting (the nearest name is given), or a bad value.
-        """
-        if preset not in PRESETS:
-            raise UserError(f"no preset is named {preset!r}; known: {', '.join(PRESETS)}")
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        for name, value in overrides.items():
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
-                raise UserError(
-                    f"no labeler setting is named {name!r}{hint}; known: {', '.join(known)}"
-                )
-            if isinstance(value, str):
-                overrides[name] = _parse(name, value, known[name].default)
-        return cls(**{**PRESETS[preset], **overrides})
 
 
 def _parse(name: str, text: str, default: object) -> object:
@@ -129,11 +188,3 @@ def _parse(name: str, text: str, default: object) -> object:
     except (ValueError, KeyError) as error:
         kind = "HxW" if isinstance(default, tuple) else type(default).__name__
         raise UserError(f"labeler setting {name}: {text!r} is no {kind}") from error
-
-
-PRESETS: dict[str, dict[str, object]] = {
-    # K = 100 evenly spaced prompts, and a side is covered by "at least half" of it.
-    "paper": {"stride": 6, "side_rule": "at_least_half"},
-    # What the released code does: 225 prompts, a side is covered by more than half of it.
-    "release": {},
-}

@@ -5,24 +5,25 @@ Shape letters: C channels, H and W rows and columns of the patch grid, M masks, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 FILTERS = ("cascade", "ioa", "feature", "none")
 
 
-def mean_features(unit: torch.Tensor, masks: np.ndarray) -> torch.Tensor:
-    """Mean of the unit features inside each mask, not normalised again (as the release).
+def mean_feature(unit: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
+    """Mean of the unit features inside a mask, not normalised again (as the release).
 
     Args:
         unit: (C, H, W) normalised features.
-        masks: (M, H, W) bool, none of them empty.
+        mask: (H, W) bool, not empty.
 
     Returns:
-        (M, C) float32.
+        (C,) float32.
     """
-    weights = torch.from_numpy(masks.reshape(-1, masks.shape[1] * masks.shape[2])).to(unit)
-    return weights @ unit.flatten(1).T / weights.sum(dim=1, keepdim=True)
+    return unit.flatten(1) @ _as_numbers(mask.ravel(), unit) / np.count_nonzero(mask)
 
 
 def pack(masks: np.ndarray) -> list[int]:
@@ -35,13 +36,21 @@ def pack(masks: np.ndarray) -> list[int]:
         M integers.
     """
     packed = np.packbits(masks.reshape(-1, masks.shape[1] * masks.shape[2]), axis=1)
-    return [int.from_bytes(row.tobytes(), "big") for row in packed]
+    return [int.from_bytes(row, "big") for row in packed]
+
+
+def unpack(packed: Sequence[int], height: int, width: int) -> np.ndarray:
+    """The masks (M, H, W) bool that ``pack`` made into M integers."""
+    length = -(-height * width // 8)
+    rows = np.frombuffer(b"".join(bits.to_bytes(length, "big") for bits in packed), np.uint8)
+    flat = np.unpackbits(rows.reshape(-1, length), axis=1, count=height * width)
+    return flat.reshape(-1, height, width).astype(bool)
 
 
 def cascade_filter(
     unit: torch.Tensor,
     foreground: np.ndarray,
-    background: np.ndarray,
+    background: np.ndarray | None,
     kind: str = "cascade",
     tau_ioa: float = 0.8,
     tau_f: float = 0.1,
@@ -57,7 +66,7 @@ def cascade_filter(
     Args:
         unit: (C, H, W) normalised features.
         foreground: (M, H, W) bool, none empty.
-        background: (H, W) bool, not empty unless ``kind`` is ``"none"``.
+        background: (H, W) bool, not empty; not used if ``kind`` is ``"none"``.
         kind: ``"cascade"`` for both tests, ``"ioa"`` or ``"feature"`` for one of them, ``"none"``
             to keep every mask.
         tau_ioa: share in [0, 1].
@@ -66,20 +75,49 @@ def cascade_filter(
     Returns:
         (P, H, W) bool in the order of acceptance.
     """
-    foreground = foreground[np.argsort(foreground.sum(axis=(1, 2)), kind="stable")]
-    if kind == "none" or not len(foreground):
-        return foreground
+    packed = pack(foreground)
+    areas = np.array([mask.bit_count() for mask in packed])
+    order = np.argsort(areas, kind="stable")
+    if kind == "none" or not len(order):
+        return foreground[order]
     if kind != "ioa":
         # this test depends on nothing kept before, and what it drops never joins the union
-        similarity = mean_features(unit, foreground) @ mean_features(unit, background[None])[0]
-        foreground = foreground[(similarity < tau_f).cpu().numpy()]
+        similarity = mean_similarities(unit, foreground, areas, mean_feature(unit, background))
+        order = order[similarity[order] < tau_f]
     (background_bits,) = pack(background[None])
     union, kept = 0, []
-    for index, mask in enumerate(pack(foreground)):
-        new = mask & ~union
+    for index in order:
+        new = packed[index] & ~union
         if not new:
             continue
         if kind == "feature" or (new & background_bits).bit_count() / new.bit_count() < tau_ioa:
             kept.append(index)
-            union |= mask
+            union |= packed[index]
     return foreground[kept]
+
+
+def mean_similarities(
+    unit: torch.Tensor, masks: np.ndarray, areas: np.ndarray, feature: torch.Tensor
+) -> np.ndarray:
+    """Product of each mask's mean feature with a feature.
+
+    It is the mean, over the mask, of the patches' products, of which there is one set for all
+    masks: no mask's mean feature needs to be made.
+
+    Args:
+        unit: (C, H, W) normalised features.
+        masks: (M, H, W) bool, none empty.
+        areas: (M,) patches in each.
+        feature: (C,) float32.
+
+    Returns:
+        (M,) float64.
+    """
+    products = feature @ unit.flatten(1)
+    inside = _as_numbers(masks.reshape(len(masks), -1), unit)
+    return (inside @ products).cpu().numpy() / areas
+
+
+def _as_numbers(masks: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """A bool array as a tensor of another's type and device."""
+    return torch.from_numpy(masks.view(np.uint8)).to(like)  # from bool torch takes six times longer

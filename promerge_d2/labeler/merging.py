@@ -5,10 +5,12 @@ Shape letters: C channels, H and W rows and columns of the patch grid, P masks, 
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
-from promerge_d2.labeler.filtering import mean_features
+from promerge_d2.labeler.filtering import mean_feature, pack, unpack
 
 
 def merge_masks(
@@ -35,26 +37,24 @@ def merge_masks(
     Returns:
         (M, H, W) bool by descending area, equal areas by their first patch in reading order.
     """
-    areas = masks.sum(axis=(1, 2))
-    clusters = np.zeros_like(masks)  # the first `count` rows are in use
-    count = 0
-    for index in np.argsort(-areas, kind="stable"):
-        mask = masks[index]
-        share = np.count_nonzero(clusters[:count] & mask, axis=(1, 2)) / areas[index]
-        joins = share > tau_merge_ioa
-        unsure = np.flatnonzero((share > tau_merge_gate) & ~joins)
-        if len(unsure):
-            means = mean_features(unit, np.concatenate([clusters[unsure], mask[None]]))
-            joins[unsure] = (means[:-1] @ means[-1] >= tau_merge_f).cpu().numpy()
-        rest = clusters[:count][~joins]
-        united = clusters[:count][joins].any(axis=0) | mask
-        count = len(rest) + 1
-        clusters[: count - 1] = rest
-        clusters[count - 1] = united
-    return by_area(clusters[:count])
+    height, width = masks.shape[1:]
 
+    @functools.cache
+    def mean(bits: int) -> torch.Tensor:
+        return mean_feature(unit, unpack([bits], height, width)[0])
 
-def by_area(masks: np.ndarray) -> np.ndarray:
-    """Order masks (M, H, W) by descending area, then by their first patch in reading order."""
-    flat = masks.reshape(-1, masks.shape[1] * masks.shape[2])
-    return masks[np.lexsort((flat.argmax(axis=1), -flat.sum(axis=1)))]
+    clusters: list[int] = []
+    for mask in sorted(pack(masks), key=int.bit_count, reverse=True):  # stable
+        area, united, rest = mask.bit_count(), mask, []
+        for cluster in clusters:
+            share = (mask & cluster).bit_count() / area
+            if share > tau_merge_ioa or (
+                share > tau_merge_gate and mean(mask) @ mean(cluster) >= tau_merge_f
+            ):
+                united |= cluster
+            else:
+                rest.append(cluster)
+        clusters = [*rest, united]
+    # leading bits come first in reading order
+    clusters.sort(key=lambda bits: (bits.bit_count(), bits.bit_length()), reverse=True)
+    return unpack(clusters, height, width)

@@ -1,36 +1,22 @@
-"""The ProMerge labeler: stages composed, from an image to scored masks.
+"""The ProMerge labeler: its stages on the patch grid, composed.
 
 Shape letters: C channels, H and W rows and columns of the patch grid, M masks.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
-from pycocotools import mask as mask_utils
 
-from promerge_d2.features import FeatureExtractor
 from promerge_d2.labeler.background import vote_background
 from promerge_d2.labeler.config import LabelerConfig
 from promerge_d2.labeler.filtering import cascade_filter
+from promerge_d2.labeler.labeler import Labeler
 from promerge_d2.labeler.merging import merge_masks
 from promerge_d2.labeler.prompting import normalize, point_prompting
-from promerge_d2.labeler.refinement import check_refiner, refine_masks, resize_mask
-from promerge_d2.utils.image import ImageLike, load_image, resize_image
-
-REASONS = {
-    "no_foreground": "no prompt made a foreground mask",
-    "no_background": "no prompt's mask covers two sides of the image",
-    "small_background": "the background voted for is too small a share of the image",
-    "all_pruned": "every mask resembles the background",
-    "all_rejected_by_refinement": "refinement changed every mask beyond recognition",
-}
-"""Why an image has no mask."""
 
 
 @dataclass
@@ -43,7 +29,7 @@ class Stages:
         background: (H, W) bool, the vote.
         pruned: (P, H, W) bool after the cascade filter, in order of acceptance.
         merged: (M, H, W) bool, final masks on the grid, by descending area.
-        reason: a key of ``REASONS`` when there are none.
+        reason: a key of ``ProMergeLabeler.reasons`` when there are none.
     """
 
     foreground: np.ndarray
@@ -52,39 +38,6 @@ class Stages:
     pruned: np.ndarray | None = None
     merged: np.ndarray | None = None
     reason: str | None = None
-
-
-@dataclass
-class LabelResult:
-    """The masks of one image.
-
-    Attributes:
-        height, width: of the upright image, in pixels.
-        records: see ``ProMergeLabeler.__call__``.
-        reason: a key of ``REASONS`` when there are no records, else None.
-        seconds: wall-clock time by stage: ``features``, ``masks``, ``refinement``, ``encoding``.
-    """
-
-    height: int
-    width: int
-    records: list[dict] = field(default_factory=list)
-    reason: str | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Prepared:
-    """An image between the two halves of the work.
-
-    Attributes:
-        pixels: (h, w, 3) uint8 RGB, upright.
-        merged: (M, H, W) bool on the patch grid, or None where there is no mask.
-        result: what is known so far.
-    """
-
-    pixels: np.ndarray
-    merged: np.ndarray | None
-    result: LabelResult
 
 
 def grid_masks(features: torch.Tensor, config: LabelerConfig) -> Stages:
@@ -129,7 +82,7 @@ def grid_masks(features: torch.Tensor, config: LabelerConfig) -> Stages:
     return stages
 
 
-class ProMergeLabeler:
+class ProMergeLabeler(Labeler):
     """Training-free instance masks by prompting and merging patch features.
 
     Example::
@@ -138,148 +91,19 @@ class ProMergeLabeler:
         for record in labeler("street.jpg"):
             print(record["bbox"], record["area"])
 
-    Args:
-        extractor: gives patch features; its backbone, weights and facet decide what is alike.
-        config: thresholds and sizes, see ``LabelerConfig``.
-
-    Raises:
-        UserError: the refiner asked for cannot run here.
+    Presets: ``"release"`` (225 prompts, the released code's rules) and ``"paper"`` (100 prompts).
+    Fewer prompts are faster and find fewer small objects. Records come by descending area on the
+    patch grid.
     """
 
-    def __init__(self, extractor: FeatureExtractor, config: LabelerConfig | None = None) -> None:
-        self.extractor = extractor
-        self.config = config or LabelerConfig()
-        check_refiner(self.config.refine)
-
-    @classmethod
-    def from_preset(
-        cls,
-        preset: str = "release",
-        backbone: str = "dino_vitb8",
-        weights: str | os.PathLike | None = None,
-        facet: str = "key",
-        center: bool | None = None,
-        device: str | torch.device = "cpu",
-        **overrides: object,
-    ) -> ProMergeLabeler:
-        """Build a labeler by names.
-
-        Args:
-            preset: ``"release"`` (225 prompts, the released code's rules) or ``"paper"``
-                (100 prompts). Fewer prompts are faster and find fewer small objects.
-            backbone: a name of the registry; its weights are fetched on first use.
-            weights: a local weights file instead.
-            facet: ``"key"`` (ProMerge's), ``"query"``, ``"value"`` or ``"token"``.
-            center: subtract the image's mean feature; None as the backbone's entry says.
-            device: where features and affinities are computed.
-            **overrides: settings of ``LabelerConfig``, such as ``grid=34`` (the cost of features
-                grows with its square) or ``refine="none"``.
-
-        Raises:
-            UserError: unknown names, bad values, weights that are missing or wrong.
-        """
-        config = LabelerConfig.from_preset(preset, **overrides)
-        check_refiner(config.refine)  # before the weights are fetched
-        extractor = FeatureExtractor.from_name(backbone, weights, facet, center, device)
-        return cls(extractor, config)
-
-    def __call__(self, image: ImageLike) -> list[dict]:
-        """Find the objects of one image.
-
-        Args:
-            image: a file's path, a PIL image, or an RGB array (H, W, 3) uint8.
-
-        Returns:
-            One record an object, by descending area on the patch grid:
-
-            * ``segmentation``: COCO RLE of the upright image, ``{"size": [H, W], "counts": str}``;
-            * ``area``: pixels in the mask, int;
-            * ``bbox``: ``[x, y, width, height]`` in pixels, floats;
-            * ``score``: 1.0 (the release ranks no mask above another).
-
-            Empty when there is none; ``label`` then says why.
-
-        Raises:
-            ImageError: the image cannot be read.
-        """
-        return self.label(image).records
-
-    def label(self, image: ImageLike) -> LabelResult:
-        """Like calling, with the image's size and the reason when there are no masks."""
-        return finish(self.prepare(image), self.config)
-
-    def label_batch(self, images: Iterable[ImageLike]) -> Iterator[LabelResult]:
-        """Label images one after another, lazily, in their order.
-
-        Each image goes through the network alone, so that its masks do not depend on its
-        neighbours.
-        """
-        for image in images:
-            yield self.label(image)
-
-    def prepare(self, image: ImageLike) -> Prepared:
-        """The first half of the work, which needs the network: masks on the patch grid.
-
-        Raises:
-            ImageError: the image cannot be read.
-        """
-        pixels = load_image(image, self.config.apply_exif)
-        started = time.perf_counter()
-        features = self.features(pixels)
-        found = time.perf_counter()
-        stages = grid_masks(features, self.config)
-        result = LabelResult(*pixels.shape[:2], reason=stages.reason)
-        result.seconds = {"features": found - started, "masks": time.perf_counter() - found}
-        return Prepared(pixels, None if stages.reason else stages.merged, result)
-
-    def features(self, pixels: np.ndarray) -> torch.Tensor:
-        """Raw features (C, H, W) float32 of an image (h, w, 3) uint8 on the configured grid."""
-        return self.extractor(self.extractor.preprocess(pixels, self.config.grid)[None])[0]
-
-
-def finish(prepared: Prepared, config: LabelerConfig) -> LabelResult:
-    """The second half of the work, which any process can do: refinement and records.
-
-    Args:
-        prepared: of ``ProMergeLabeler.prepare``.
-        config: the labeler's.
-
-    Returns:
-        The image's masks.
-    """
-    pixels, merged, result = prepared.pixels, prepared.merged, prepared.result
-    if merged is None:
-        return result
-    started = time.perf_counter()
-    height, width = (side * config.pixels_per_patch for side in merged.shape[1:])
-    working = resize_image(pixels, height, width)
-    masks, _ = refine_masks(working, merged, config.refine, config.refine_min_iou)
-    masks = [resize_mask(mask, *pixels.shape[:2]) for mask in masks]
-    refined = time.perf_counter()
-    result.records = [mask_record(mask) for mask in masks if mask.any()]
-    result.seconds["refinement"] = refined - started
-    result.seconds["encoding"] = time.perf_counter() - refined
-    if not result.records:
-        result.reason = "all_rejected_by_refinement"
-    return result
-
-
-def mask_record(mask: np.ndarray, score: float = 1.0) -> dict:
-    """The record of a mask.
-
-    Example: the mask ``[[0, 1], [0, 1]]`` has area 2 and bbox ``[1.0, 0.0, 1.0, 2.0]``.
-
-    Args:
-        mask: (h, w) bool, not empty.
-        score: how likely it is an object, in [0, 1].
-
-    Returns:
-        See ``ProMergeLabeler.__call__``.
-    """
-    rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {
-        "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
-        "area": int(mask_utils.area(rle)),
-        "bbox": [float(side) for side in mask_utils.toBbox(rle)],
-        "score": score,
+    name = "promerge"
+    title = "ProMerge"
+    config_class = LabelerConfig
+    reasons: ClassVar[dict[str, str]] = {
+        "no_foreground": "no prompt made a foreground mask",
+        "no_background": "no prompt's mask covers two sides of the image",
+        "small_background": "the background voted for is too small a share of the image",
+        "all_pruned": "every mask resembles the background",
+        **Labeler.reasons,
     }
+    grid_masks = staticmethod(grid_masks)

@@ -23,7 +23,7 @@ def normalize(features: torch.Tensor) -> torch.Tensor:
     Returns:
         (C, H, W) float32 of norm just below 1; zero features stay zero.
     """
-    return features / (features.norm(dim=0, keepdim=True) + 1e-5)
+    return features / (features.square().sum(dim=0, keepdim=True).sqrt() + 1e-5)
 
 
 def prompt_grid(height: int, width: int, stride: int) -> np.ndarray:
@@ -52,7 +52,7 @@ def prompt_masks(unit: torch.Tensor, prompts: np.ndarray, tau_b: float) -> np.nd
     _, height, width = unit.shape
     flat = unit.flatten(1)
     index = torch.from_numpy(prompts[:, 0] * width + prompts[:, 1]).to(unit.device)
-    affinity = flat[:, index].T @ flat  # all prompts in one product
+    affinity = flat[:, index].T.contiguous() @ flat  # all prompts in one product
     return (affinity > tau_b).view(-1, height, width).cpu().numpy()
 
 
@@ -91,12 +91,12 @@ def split_components(masks: np.ndarray, prompts: np.ndarray, component_share: fl
     """
     labels, areas = label_components(masks)
     own = labels[np.arange(len(masks)), prompts[:, 0], prompts[:, 1]]
-    mask_of = np.zeros(len(areas), np.int64)  # which mask a label belongs to
-    where = np.nonzero(labels)
-    mask_of[labels[where]] = where[0]
-    own = own[mask_of[1:]]  # by component: the label of its prompt's own one; label 0 is none
-    keep = 1 + np.flatnonzero((own > 0) & (areas[1:] >= component_share * areas[own]))
-    return labels[mask_of[keep]] == keep[:, None, None]
+    # labels rise from mask to mask, so that each one's highest tells whose the others are
+    last = np.maximum.accumulate(labels.max(axis=(1, 2), initial=0))
+    mask_of = np.repeat(np.arange(len(masks)), np.diff(last, prepend=0))  # by label, from 1
+    own = own[mask_of]  # by component: the label of its prompt's own one; label 0 is none
+    keep = np.flatnonzero((own > 0) & (areas[1:] >= component_share * areas[own]))
+    return labels[mask_of[keep]] == (keep + 1).astype(labels.dtype)[:, None, None]
 
 
 def point_prompting(

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import binary_fill_holes
 
+from promerge_d2.labeler.components import label_components
 from promerge_d2.utils.errors import UserError
 
 Refiner = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -54,6 +54,22 @@ def dense_crf(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return refined
 
 
+def mean_field(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """The same dense CRF, inferred for all masks of an image at once; several times faster.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        masks: (M, h, w) bool.
+
+    Returns:
+        (M, h, w) bool, as ``dense_crf``'s but for a few pixels in a million.
+    """
+    # here, since numba takes a second to import
+    from promerge_d2.labeler.mean_field import infer_masks
+
+    return infer_masks(image, masks, CRF_ITERATIONS, CRF_GAUSSIAN, CRF_BILATERAL)
+
+
 def _import_densecrf():  # noqa: ANN202 - a module without types
     try:
         from pydensecrf import densecrf
@@ -65,7 +81,11 @@ def _import_densecrf():  # noqa: ANN202 - a module without types
     return densecrf
 
 
-REFINERS: dict[str, Refiner | None] = {"dense_crf": dense_crf, "none": None}
+REFINERS: dict[str, Refiner | None] = {
+    "mean_field": mean_field,
+    "dense_crf": dense_crf,
+    "none": None,
+}
 
 
 def check_refiner(name: str) -> None:
@@ -84,6 +104,13 @@ def upsample(masks: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = np.arange(height) * masks.shape[1] // height
     columns = np.arange(width) * masks.shape[2] // width
     return masks[:, rows[:, None], columns]
+
+
+def fill_holes(masks: np.ndarray) -> np.ndarray:
+    """Masks (M, h, w) bool with all that they enclose (4-connected) made part of them."""
+    rest = np.pad(~masks, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    labels, _ = label_components(rest)
+    return ~(labels == labels[:, :1, :1])[:, 1:-1, 1:-1]
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -115,11 +142,7 @@ def refine_masks(
     refine = REFINERS[refiner]
     if refine is None or not len(masks):
         return before, np.arange(len(masks))
-    after = refine(image, before)
-    kept = []
-    for index in range(len(masks)):
-        after[index] = binary_fill_holes(after[index])
-        union = np.count_nonzero(before[index] | after[index])
-        if np.count_nonzero(before[index] & after[index]) / union >= min_iou:
-            kept.append(index)
-    return after[kept], np.array(kept, dtype=np.int64)
+    after = fill_holes(refine(image, before))
+    union = np.count_nonzero(before | after, axis=(1, 2))
+    kept = np.flatnonzero(np.count_nonzero(before & after, axis=(1, 2)) / union >= min_iou)
+    return after[kept], kept

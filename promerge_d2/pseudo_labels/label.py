@@ -7,28 +7,25 @@ import dataclasses
 import datetime
 import importlib.metadata
 import logging
-import multiprocessing
 import os
 import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import BrokenExecutor, Future
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 
 import promerge_d2
-from promerge_d2.labeler import LabelerConfig, LabelResult, ProMergeLabeler
-from promerge_d2.labeler.promerge import Prepared, finish
+from promerge_d2.labeler import Labeler, LabelResult
 from promerge_d2.pseudo_labels.inputs import ImageList
+from promerge_d2.pseudo_labels.pipeline import Job, label_jobs
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
 from promerge_d2.utils.progress import progress
-from promerge_d2.visualization.overlay import draw_records, save_png
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +54,11 @@ class RunSummary:
 def label_images(
     images: ImageList,
     output: str | os.PathLike,
-    labeler: ProMergeLabeler,
+    labeler: Labeler,
     preset: str,
     overlays: str | os.PathLike | None = None,
     workers: int = 0,
+    batch_size: int = 1,
 ) -> RunSummary:
     """Label images and write ``output`` (COCO JSON) and, beside it, ``*.run.json``.
 
@@ -75,8 +73,9 @@ def label_images(
         labeler: finds the masks.
         preset: name of the labeler's preset, for the record.
         overlays: folder for a PNG an image (its name + ``.png``), or None.
-        workers: processes that refine and encode while this one computes features; 0 does all
-            here. The masks are the same.
+        workers: processes beside this one; 0 does all here. See ``label_jobs``.
+        batch_size: images that go through an accelerator at once. On a CPU neither number
+            changes a byte of ``output``.
 
     Returns:
         The summary.
@@ -94,51 +93,43 @@ def label_images(
     coco_images: list[dict] = []
     annotations: list[dict] = []
     started = time.time()
-    work = _results(images, labeler, overlays, workers)
-    for image_id, (name, future) in enumerate(
-        progress(work, desc="labelling", unit="image", total=len(images.names)), start=1
-    ):
-        try:
-            result = future.result()
-        except BrokenExecutor as error:
-            raise UserError(
-                f"a worker process died at {name} (out of memory?); try again with fewer workers"
-            ) from error
-        except UserError as error:
-            logger.error("failed: %s: %s", name, error)
-            summary.failures.append({"file_name": name, "error": str(error)})
-            continue
-        except Exception as error:  # no image may end the run for the others
-            logger.exception("failed: %s", name)
-            summary.failures.append(
-                {
-                    "file_name": name,
-                    "error": f"{type(error).__name__}: {error}",
-                    "traceback": traceback.format_exc(),
-                }
-            )
-            continue
-        image = {
-            "id": image_id,
-            "file_name": name,
-            "width": result.width,
-            "height": result.height,
-        }
-        if result.reason is not None:
-            image["reason"] = result.reason
-            summary.reasons[result.reason] += 1
-        coco_images.append(image)
-        for record in result.records:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": CATEGORIES[0]["id"],
-                    "iscrowd": 0,
-                    **record,
-                }
-            )
-        summary.seconds.update(result.seconds)
+    # the overlay's name holds the whole name: a.jpg and a.png differ, and no input is overwritten
+    jobs = (
+        Job(images.path(name), None if overlays is None else Path(overlays) / f"{name}.png")
+        for name in images.names
+    )
+    with closing(label_jobs(jobs, labeler, workers, batch_size)) as futures:
+        work = progress(
+            zip(images.names, futures, strict=True),
+            desc="labelling",
+            unit="image",
+            total=len(images.names),
+        )
+        for image_id, (name, future) in enumerate(work, start=1):
+            result = _take(name, future, summary)
+            if result is None:
+                continue
+            image = {
+                "id": image_id,
+                "file_name": name,
+                "width": result.width,
+                "height": result.height,
+            }
+            if result.reason is not None:
+                image["reason"] = result.reason
+                summary.reasons[result.reason] += 1
+            coco_images.append(image)
+            for record in result.records:
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": CATEGORIES[0]["id"],
+                        "iscrowd": 0,
+                        **record,
+                    }
+                )
+            summary.seconds.update(result.seconds)
     summary.images, summary.masks = len(coco_images), len(annotations)
     write_json(
         output,
@@ -149,57 +140,42 @@ def label_images(
             "categories": CATEGORIES,
         },
     )
-    write_json(run_file, _describe_run(images, labeler, summary, started), indent=1)
+    run = _describe_run(images, labeler, summary, started)
+    write_json(run_file, {**run, "workers": workers, "batch_size": batch_size}, indent=1)
     return summary
 
 
-def _results(
-    images: ImageList,
-    labeler: ProMergeLabeler,
-    overlays: str | os.PathLike | None,
-    workers: int,
-) -> Iterator[tuple[str, Future[LabelResult]]]:
-    """Names with their results to come, in the list's order; few images are under way at once."""
-    pending: collections.deque[tuple[str, Future[LabelResult]]] = collections.deque()
-    with ExitStack() as stack:
-        pool = None
-        if workers:
-            pool = stack.enter_context(
-                ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-            )
-        for name in images.names:
-            # the whole name: a.jpg and a.png differ, and no input is overwritten
-            overlay = None if overlays is None else Path(overlays) / f"{name}.png"
-            future: Future[LabelResult] = Future()
-            try:
-                prepared = labeler.prepare(images.path(name))
-                if pool is not None:
-                    future = pool.submit(_finish, prepared, labeler.config, overlay)
-                else:
-                    future.set_result(_finish(prepared, labeler.config, overlay))
-            except Exception as error:  # noqa: BLE001 - raised again where the result is taken
-                future.set_exception(error)
-            pending.append((name, future))
-            if len(pending) > 2 * workers:
-                yield pending.popleft()
-        yield from pending
+def _take(name: str, future: Future[LabelResult], summary: RunSummary) -> LabelResult | None:
+    """An image's result, or None if it failed, which is noted."""
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise UserError(
+            f"a worker process died at {name} (out of memory?); try again with fewer workers"
+        ) from error
+    except UserError as error:
+        logger.error("failed: %s: %s", name, error)
+        summary.failures.append({"file_name": name, "error": str(error)})
+    except Exception as error:  # no image may end the run for the others
+        logger.exception("failed: %s", name)
+        summary.failures.append(
+            {
+                "file_name": name,
+                "error": f"{type(error).__name__}: {error}",
+                "traceback": traceback.format_exc(),
+            }
+        )
+    return None
 
 
-def _finish(prepared: Prepared, config: LabelerConfig, overlay: Path | None) -> LabelResult:
-    result = finish(prepared, config)
-    if overlay is not None:
-        save_png(overlay, draw_records(prepared.pixels, result.records))
-    return result
-
-
-def describe(labeler: ProMergeLabeler, preset: str) -> dict:
+def describe(labeler: Labeler, preset: str) -> dict:
     """Everything that the masks follow from, besides the images; the ``info`` of a label file."""
     extractor = labeler.extractor
     backbone = extractor.backbone
     return {
-        "description": f"ProMerge pseudo-labels; features: {backbone.training}",
+        "description": f"{labeler.title} pseudo-labels; features: {backbone.training}",
         "version": promerge_d2.__version__,
-        "labeler": "promerge",
+        "labeler": labeler.name,
         "preset": preset,
         "settings": dataclasses.asdict(labeler.config),
         "backbone": {
@@ -209,13 +185,12 @@ def describe(labeler: ProMergeLabeler, preset: str) -> dict:
             "weights_sha256": extractor.weights_sha256,
             "facet": extractor.facet,
             "center": extractor.center,
+            "precision": extractor.precision,
         },
     }
 
 
-def _describe_run(
-    images: ImageList, labeler: ProMergeLabeler, summary: RunSummary, started: float
-) -> dict:
+def _describe_run(images: ImageList, labeler: Labeler, summary: RunSummary, started: float) -> dict:
     packages = ("torch", "timm", "numpy", "pillow", "scipy", "pycocotools")
     return {
         "command": sys.argv,

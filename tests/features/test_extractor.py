@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from promerge_d2.features import FACETS, FeatureExtractor, get_backbone
 from promerge_d2.features.extractor import build_vit, load_weights, resample_position_embedding
@@ -189,16 +188,15 @@ def test_unknown_facet(vits):
         FeatureExtractor(get_backbone("dino_vits16"), vits["dino_vits16"], "keys")
 
 
-def test_preprocess_by_hand(vits):
+def test_normalise_by_hand(vits):
     extractor = FeatureExtractor(get_backbone("dino_vits16"), vits["dino_vits16"])
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    tensor = extractor.preprocess(pixels, (2, 3))
-    assert tensor.shape == (3, 32, 48)
+    tensor = extractor.normalise(torch.from_numpy(pixels)[None])
+    assert tensor.shape == (1, 3, 50, 70)
     assert tensor.dtype == torch.float32
-    squashed = np.asarray(Image.fromarray(pixels).resize((48, 32), Image.Resampling.LANCZOS))
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    expected = (squashed / 255 - mean) / std
-    assert np.allclose(tensor.permute(1, 2, 0).numpy(), expected, atol=1e-5)
+    expected = (pixels / 255 - mean) / std
+    assert np.allclose(tensor[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("side", "height", "width"), [(14, 5, 8), (14, 20, 14), (37, 34, 60)])

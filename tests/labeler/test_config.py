@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from promerge_d2.labeler import PRESETS, LabelerConfig
+from promerge_d2.labeler import LABELERS, LabelerConfig, MaskCutConfig
 from promerge_d2.utils.errors import UserError
 
 
@@ -23,7 +23,7 @@ def test_release_preset():
         "tau_merge_ioa": 0.5,
         "tau_merge_gate": 0.1,
         "tau_merge_f": 0.1,
-        "refine": "dense_crf",
+        "refine": "mean_field",
         "refine_min_iou": 0.5,
         "pixels_per_patch": 8,
         "apply_exif": True,
@@ -38,9 +38,58 @@ def test_paper_preset_differs_in_prompts_and_side_rule():
     assert changed == {"stride": 6, "side_rule": "at_least_half"}
 
 
+def test_maskcuts_release_preset():
+    """promerge.md B7, under what both labelers share."""
+    config = MaskCutConfig.from_preset("release")
+    assert dataclasses.asdict(config) == {
+        "grid": (60, 60),
+        "refine": "mean_field",
+        "refine_min_iou": 0.5,
+        "pixels_per_patch": 8,
+        "apply_exif": True,
+        "tau": 0.15,
+        "masks": 3,
+        "void_iou": 0.5,
+        "min_area": 0.01,
+        "solver": "lanczos",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("tau", "1.5", "labeler setting tau is 1.5, not between -1 and 1"),
+        ("masks", "0", "labeler setting masks is 0, not 1 or more"),
+        ("void_iou", 2.0, "labeler setting void_iou is 2.0, not between 0 and 1"),
+        ("min_area", -1.0, "labeler setting min_area is -1.0, not between 0 and 1"),
+        ("solver", "eigsh", "labeler setting solver is 'eigsh', not lanczos or dense"),
+        ("grid", "1", "labeler setting grid is (1, 1), not two sides of 2 or more"),
+        ("stride", "4", "no labeler setting is named 'stride'"),
+    ],
+)
+def test_maskcuts_bad_values_are_named(name, text, message):
+    with pytest.raises(UserError) as caught:
+        MaskCutConfig.from_preset("release", **{name: text})
+    assert message in str(caught.value)
+
+
+def test_a_preset_of_another_labeler_is_unknown():
+    with pytest.raises(UserError, match=r"named 'paper'; known: release$"):
+        MaskCutConfig.from_preset("paper")
+
+
+@pytest.mark.parametrize("name", LABELERS)
+def test_every_labeler_has_release_defaults_and_documented_settings(name):
+    config_class = LABELERS[name].config_class
+    assert config_class.from_preset("release") == config_class()
+    described = config_class.__doc__ + config_class.__mro__[1].__doc__
+    for field in dataclasses.fields(config_class):
+        assert f"        {field.name}: " in described
+
+
 def test_override_beats_preset():
     assert LabelerConfig.from_preset("paper", stride=3).stride == 3
-    assert PRESETS["paper"]["stride"] == 6
+    assert LabelerConfig.presets["paper"]["stride"] == 6
 
 
 @pytest.mark.parametrize(
@@ -92,7 +141,7 @@ def test_values_are_read(name, text, value):
             "IoA",
             "background_filter is 'IoA', not cascade or ioa or feature or none",
         ),
-        ("refine", "crf", "labeler setting refine is 'crf', not dense_crf or none"),
+        ("refine", "crf", "labeler setting refine is 'crf', not mean_field or dense_crf or none"),
     ],
 )
 def test_bad_values_are_named(name, text, message):
@@ -113,7 +162,8 @@ def test_misspelt_setting_names_the_near_one(wrong, near):
     with pytest.raises(UserError) as caught:
         LabelerConfig.from_preset("release", **{wrong: 1})
     assert f"no labeler setting is named {wrong!r} (did you mean {near}?)" in str(caught.value)
-    assert "known: grid, stride, tau_b" in str(caught.value)
+    assert "known: grid, refine, " in str(caught.value)
+    assert ", stride, tau_b, " in str(caught.value)
 
 
 def test_a_setting_like_no_other():

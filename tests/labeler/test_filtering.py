@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from promerge_d2.labeler.filtering import FILTERS, cascade_filter, mean_features, pack
+from promerge_d2.labeler.filtering import (
+    FILTERS,
+    cascade_filter,
+    mean_feature,
+    mean_similarities,
+    pack,
+    unpack,
+)
 from tests.labeler.helpers import as_bytes, grid
 
 UNIT = torch.zeros(2, 6, 6)
@@ -28,10 +35,21 @@ def keep(masks, background=BACKGROUND, unit=None, **settings):
     return cascade_filter(unit, np.stack(masks), background, **settings)
 
 
-def test_mean_features_are_not_normalised_again():
+def test_mean_feature_is_not_normalised_again():
     mask = grid("......", "#.....", "#.....", "#.....", "......", "......")
-    means = mean_features(scene(other=LOWER), np.stack([mask, BACKGROUND]))
-    assert means.numpy() == pytest.approx(np.array([[1 / 3, 2 / 3], [1, 0]]), abs=1e-6)
+    unit = scene(other=LOWER)
+    assert mean_feature(unit, mask).numpy() == pytest.approx([1 / 3, 2 / 3], abs=1e-6)
+    assert mean_feature(unit, BACKGROUND).tolist() == [1, 0]
+
+
+def test_mean_similarities_are_products_of_means():
+    rng = np.random.default_rng(1)
+    unit = torch.from_numpy(rng.normal(size=(4, 5, 7)))
+    masks = rng.random((9, 5, 7)) < 0.4
+    feature = torch.from_numpy(rng.normal(size=4))
+    expected = [unit.numpy()[:, mask].mean(axis=1) @ feature.numpy() for mask in masks]
+    areas = masks.sum(axis=(1, 2))
+    assert mean_similarities(unit, masks, areas, feature) == pytest.approx(np.array(expected))
 
 
 def test_pack_orders_bits_alike():
@@ -42,6 +60,21 @@ def test_pack_orders_bits_alike():
             assert (packed[i] & packed[j]).bit_count() == (masks[i] & masks[j]).sum()
             assert (packed[i] & ~packed[j]).bit_count() == (masks[i] & ~masks[j]).sum()
     assert pack(np.zeros((0, 5, 7), bool)) == []
+
+
+@pytest.mark.parametrize("shape", [(20, 5, 7), (3, 4, 4), (1, 1, 1), (0, 5, 7)])
+def test_unpack_undoes_pack(shape):
+    masks = np.random.default_rng(0).random(shape) < 0.5
+    unpacked = unpack(pack(masks), *shape[1:])
+    assert unpacked.dtype == bool
+    assert np.array_equal(unpacked, masks)
+
+
+def test_leading_bits_come_first_in_reading_order():
+    """Merging orders masks of equal area by it."""
+    first, second = grid("....", ".#..", "....", "...."), grid("....", "..#.", "....", "#...")
+    (one,), (two,) = pack(first[None]), pack(second[None])
+    assert (one.bit_length(), two.bit_length()) == (16 - 5, 16 - 6)
 
 
 def test_duplicates_leave():

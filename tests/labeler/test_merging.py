@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from promerge_d2.labeler.merging import by_area, merge_masks
+from promerge_d2.labeler.merging import merge_masks
 from tests.labeler.helpers import as_bytes, grid
 from tests.labeler.reference import Settings, merge
 
@@ -119,7 +119,6 @@ def test_share_is_of_the_smaller_mask_not_of_the_union():
 def test_no_masks():
     nothing = np.zeros((0, 6, 6), bool)
     assert merge_masks(ALIKE, nothing).shape == (0, 6, 6)
-    assert by_area(nothing).shape == (0, 6, 6)
 
 
 def test_input_is_left_alone():
@@ -129,12 +128,12 @@ def test_input_is_left_alone():
     assert np.array_equal(masks, before)
 
 
-def test_by_area():
+def test_order_by_area_then_first_patch():
     six = grid("......", "......", "######", "......", "......", "......")
     late = grid("......", "......", "......", "..#...", "..#...", "......")
     early = grid(".....#", "......", "......", "......", "......", ".....#")
     left = grid("......", "......", "......", ".#....", "......", "#.....")
-    ordered = by_area(np.stack([late, left, early, six]))
+    ordered = merge_masks(APART, np.stack([late, left, early, six]), tau_merge_f=0.5)
     assert np.array_equal(ordered, np.stack([six, early, left, late]))
 
 

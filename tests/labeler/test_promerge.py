@@ -10,8 +10,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from promerge_d2.features import BACKBONES, Backbone, FeatureExtractor
-from promerge_d2.labeler import REASONS, LabelerConfig, ProMergeLabeler, refinement
-from promerge_d2.labeler.promerge import mask_record
+from promerge_d2.labeler import LabelerConfig, ProMergeLabeler, refinement
+from promerge_d2.labeler.labeler import mask_record
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageError
 
@@ -113,7 +113,7 @@ def test_records_of_a_random_network_are_well_formed(tiny):
         x, y = columns.min(), rows.min()
         assert record["bbox"] == [x, y, columns.max() + 1 - x, rows.max() + 1 - y]
         assert record["score"] == 1.0
-    assert tuple(result.seconds) == ("features", "masks", "refinement", "encoding")
+    assert tuple(result.seconds) == ("decoding", "features", "masks", "refinement", "encoding")
     assert all(value >= 0 for value in result.seconds.values())
 
 
@@ -168,7 +168,7 @@ def test_one_pixel(tiny):
     result = make(tiny).label(np.full((1, 1, 3), 99, np.uint8))
     assert (result.height, result.width) == (1, 1)
     assert (result.reason is None) == bool(result.records)
-    assert result.reason is None or result.reason in REASONS
+    assert result.reason is None or result.reason in ProMergeLabeler.reasons
     for record in result.records:
         assert (record["area"], record["bbox"]) == (1, [0.0, 0.0, 1.0, 1.0])
 
@@ -190,9 +190,9 @@ def test_missing_refiner_is_told_before_weights_are_looked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
     monkeypatch.delitem(sys.modules, "pydensecrf.densecrf", raising=False)
     with pytest.raises(UserError, match=r"pip install pydensecrf2.*--refine none"):
-        ProMergeLabeler.from_preset(weights="/does/not/exist")
+        ProMergeLabeler.from_preset(weights="/does/not/exist", refine="dense_crf")
     with pytest.raises(UserError, match="pip install pydensecrf2"):
-        ProMergeLabeler(StubExtractor(), LabelerConfig())
+        ProMergeLabeler(StubExtractor(), LabelerConfig(refine="dense_crf"))
 
 
 class StubExtractor(FeatureExtractor):
@@ -277,9 +277,9 @@ def test_dense_crf_finds_the_edges():
 def test_reasons(settings, pixels, reason):
     result = stub(**settings).label(pixels)
     assert result.reason == reason
-    assert reason in REASONS
+    assert reason in ProMergeLabeler.reasons
     assert result.records == []
-    assert set(result.seconds) == {"features", "masks"}
+    assert set(result.seconds) == {"decoding", "features", "masks"}
 
 
 def test_reason_when_refinement_rejects_all(monkeypatch):

@@ -1,0 +1,317 @@
+"""What all labelers share: the way of an image through them, cut where processes may change.
+
+``decode`` needs no network, ``extract`` nothing but the network, ``finish`` neither the network
+nor the file; so an image's three parts may run in three processes.
+
+Shape letters: N images, C channels, H and W rows and columns of the patch grid, M masks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from pycocotools import mask as mask_utils
+
+from promerge_d2.features import FeatureExtractor
+from promerge_d2.labeler.config import GridConfig
+from promerge_d2.labeler.refinement import check_refiner, refine_masks, resize_mask
+from promerge_d2.utils.image import ImageLike, load_image, resize_image
+
+
+@dataclass
+class Decoded:
+    """An image as the later steps need it; the photograph itself is let go.
+
+    Attributes:
+        height, width: of the upright photograph, in pixels.
+        squashed: (H * patch, W * patch, 3) uint8 RGB, for the network.
+        working: (H * pixels_per_patch, W * pixels_per_patch, 3) uint8 RGB, for the refiner.
+        seconds: wall-clock time by stage so far.
+    """
+
+    height: int
+    width: int
+    squashed: np.ndarray
+    working: np.ndarray
+    seconds: dict[str, float]
+
+
+@dataclass
+class Prepared:
+    """An image that is done with the network.
+
+    Attributes:
+        height, width, working, seconds: as of ``Decoded``.
+        features: (C, H, W) raw float32 on the CPU.
+    """
+
+    height: int
+    width: int
+    working: np.ndarray
+    seconds: dict[str, float]
+    features: torch.Tensor
+
+
+@dataclass
+class LabelResult:
+    """The masks of one image.
+
+    Attributes:
+        height, width: of the upright image, in pixels.
+        records: see ``Labeler.__call__``.
+        reason: a key of ``Labeler.reasons`` when there are no records, else None.
+        seconds: wall-clock time by stage: ``decoding``, ``features``, ``masks``, ``refinement``,
+            ``encoding``.
+    """
+
+    height: int
+    width: int
+    records: list[dict] = field(default_factory=list)
+    reason: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class GridMasks(Protocol):
+    """What a labeler's grid stage gives.
+
+    Attributes:
+        merged: (M, H, W) bool, final masks on the grid in the order of the records, or None.
+        reason: a key of ``Labeler.reasons`` when there are none, else None.
+    """
+
+    merged: np.ndarray | None
+    reason: str | None
+
+
+class Labeler(ABC):
+    """Training-free instance masks from patch features; a subclass says how they are found.
+
+    Args:
+        extractor: gives patch features; its backbone, weights and facet decide what is alike.
+        config: thresholds and sizes, an instance of ``config_class``; None takes the released.
+
+    Raises:
+        UserError: the refiner asked for cannot run here.
+    """
+
+    name: ClassVar[str]  # in the registry and in label files
+    title: ClassVar[str]  # in sentences
+    config_class: ClassVar[type[GridConfig]]
+    # why an image has no mask
+    reasons: ClassVar[dict[str, str]] = {
+        "all_rejected_by_refinement": "refinement changed every mask beyond recognition"
+    }
+
+    def __init__(self, extractor: FeatureExtractor, config: GridConfig | None = None) -> None:
+        self.extractor = extractor
+        self.config = config or self.config_class()
+        check_refiner(self.config.refine)
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str = "release",
+        backbone: str = "dino_vitb8",
+        weights: str | os.PathLike | None = None,
+        facet: str = "key",
+        center: bool | None = None,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+        compiled: bool = False,
+        **overrides: object,
+    ) -> Labeler:
+        """Build a labeler by names.
+
+        Args:
+            preset: a name of ``config_class.presets``.
+            backbone: a name of the registry; its weights are fetched on first use.
+            weights: a local weights file instead.
+            facet: ``"key"`` (ProMerge's), ``"query"``, ``"value"`` or ``"token"``.
+            center: subtract the image's mean feature; None as the backbone's entry says.
+            device: where features are computed.
+            precision: see ``FeatureExtractor``.
+            compiled: see ``FeatureExtractor``.
+            **overrides: settings of ``config_class``, such as ``grid=34`` (the cost of features
+                grows with its square) or ``refine="none"``.
+
+        Raises:
+            UserError: unknown names, bad values, weights that are missing or wrong.
+        """
+        config = cls.config_class.from_preset(preset, **overrides)
+        check_refiner(config.refine)  # before the weights are fetched
+        extractor = FeatureExtractor.from_name(
+            backbone, weights, facet, center, device, precision, compiled
+        )
+        return cls(extractor, config)
+
+    @staticmethod
+    @abstractmethod
+    def grid_masks(features: torch.Tensor, config: GridConfig) -> GridMasks:
+        """Find masks on the patch grid.
+
+        Args:
+            features: (C, H, W) raw float32 features.
+            config: thresholds; ``config.grid`` is not used.
+        """
+
+    def __call__(self, image: ImageLike) -> list[dict]:
+        """Find the objects of one image.
+
+        Args:
+            image: a file's path, a PIL image, or an RGB array (H, W, 3) uint8.
+
+        Returns:
+            One record an object, in the order of the grid's masks:
+
+            * ``segmentation``: COCO RLE of the upright image, ``{"size": [H, W], "counts": str}``;
+            * ``area``: pixels in the mask, int;
+            * ``bbox``: ``[x, y, width, height]`` in pixels, floats;
+            * ``score``: 1.0 (the releases rank no mask above another).
+
+            Empty when there is none; ``label`` then says why.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        return self.label(image).records
+
+    def label(self, image: ImageLike) -> LabelResult:
+        """Like calling, with the image's size and the reason when there are no masks."""
+        (prepared,) = self.extract([self.decode(image)])
+        return self.finish(prepared, self.config)
+
+    def label_batch(
+        self, images: Iterable[ImageLike], batch_size: int = 1
+    ) -> Iterator[LabelResult]:
+        """Label images lazily, in their order, ``batch_size`` at a time.
+
+        On a CPU the masks are those of single calls; see ``FeatureExtractor.features``.
+        """
+        images = iter(images)
+        while batch := [self.decode(image) for image in itertools.islice(images, batch_size)]:
+            for prepared in self.extract(batch):
+                yield self.finish(prepared, self.config)
+
+    def decode(self, image: ImageLike) -> Decoded:
+        """The first part of the work, see ``decode``."""
+        return decode(image, self.extractor.backbone.patch, self.config)
+
+    def extract(self, images: Sequence[Decoded]) -> list[Prepared]:
+        """The second part of the work: the network.
+
+        Args:
+            images: N decoded images, at least one.
+
+        Returns:
+            N images with their features; the batch's time is shared out evenly.
+        """
+        return self.launch(images)()
+
+    def launch(self, images: Sequence[Decoded]) -> Callable[[], list[Prepared]]:
+        """Start ``extract``; the function returned waits and gives what it gives."""
+        started = time.perf_counter()
+        wait_for_features = self.extractor.launch([image.squashed for image in images])
+        launched = time.perf_counter() - started
+
+        def wait() -> list[Prepared]:
+            started = time.perf_counter()
+            features = wait_for_features()
+            seconds = (launched + time.perf_counter() - started) / len(images)
+            return [
+                Prepared(
+                    image.height,
+                    image.width,
+                    image.working,
+                    {**image.seconds, "features": seconds},
+                    image_features,
+                )
+                for image, image_features in zip(images, features, strict=True)
+            ]
+
+        return wait
+
+    @classmethod
+    def finish(cls, prepared: Prepared, config: GridConfig) -> LabelResult:
+        """The third part of the work: masks on the grid, refinement, records.
+
+        Args:
+            prepared: of ``extract``.
+            config: the labeler's.
+
+        Returns:
+            The image's masks.
+        """
+        started = time.perf_counter()
+        stages = cls.grid_masks(prepared.features, config)
+        found = time.perf_counter()
+        result = LabelResult(
+            prepared.height,
+            prepared.width,
+            reason=stages.reason,
+            seconds={**prepared.seconds, "masks": found - started},
+        )
+        if stages.reason:
+            return result
+        masks, _ = refine_masks(
+            prepared.working, stages.merged, config.refine, config.refine_min_iou
+        )
+        masks = [resize_mask(mask, prepared.height, prepared.width) for mask in masks]
+        refined = time.perf_counter()
+        result.records = [mask_record(mask) for mask in masks if mask.any()]
+        result.seconds["refinement"] = refined - found
+        result.seconds["encoding"] = time.perf_counter() - refined
+        if not result.records:
+            result.reason = "all_rejected_by_refinement"
+        return result
+
+
+def decode(image: ImageLike, patch: int, config: GridConfig) -> Decoded:
+    """Read an image and resize it for the network and for the refiner.
+
+    JPEG's draft mode (decoding at half size and less) is not used: it changes the pixels.
+
+    Args:
+        image: a file's path, a PIL image, or an RGB array (H, W, 3) uint8.
+        patch: side of the network's patch, in pixels.
+        config: the labeler's.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    started = time.perf_counter()
+    pixels = load_image(image, config.apply_exif)
+    rows, columns = config.grid
+    squashed = resize_image(pixels, rows * patch, columns * patch)
+    side = config.pixels_per_patch
+    working = squashed if side == patch else resize_image(pixels, rows * side, columns * side)
+    height, width = pixels.shape[:2]
+    return Decoded(height, width, squashed, working, {"decoding": time.perf_counter() - started})
+
+
+def mask_record(mask: np.ndarray, score: float = 1.0) -> dict:
+    """The record of a mask.
+
+    Example: the mask ``[[0, 1], [0, 1]]`` has area 2 and bbox ``[1.0, 0.0, 1.0, 2.0]``.
+
+    Args:
+        mask: (h, w) bool, not empty.
+        score: how likely it is an object, in [0, 1].
+
+    Returns:
+        See ``Labeler.__call__``.
+    """
+    rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {
+        "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
+        "area": int(mask_utils.area(rle)),
+        "bbox": [float(side) for side in mask_utils.toBbox(rle)],
+        "score": score,
+    }

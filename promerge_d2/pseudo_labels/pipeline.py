@@ -1,0 +1,259 @@
+"""Images through a labeler, beside each other and in order.
+
+Every process computes with one thread, so that neither the number of processes nor that of the
+machine's cores changes a bit of the masks; on a CPU, speed comes from processes alone. What is
+under way at once is bounded, and so is memory, whatever the number of images.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from promerge_d2.labeler import Decoded, GridConfig, Labeler, LabelResult, Prepared
+from promerge_d2.labeler.labeler import decode
+from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.image import load_image
+from promerge_d2.visualization.overlay import draw_records, save_png
+
+IMAGES_A_WORKER = 8  # a worker takes seconds to start, more than it saves with fewer
+SHARED_MEMORY = Path("/dev/shm")  # Linux's; containers often have 64 MB of it
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image to label.
+
+    Attributes:
+        path: its file.
+        overlay: PNG to draw the masks into, or None.
+    """
+
+    path: Path
+    overlay: Path | None = None
+
+
+def choose_workers(images: int) -> int:
+    """A worker a core, but no more than pay for their start; 0 where that leaves one."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux's
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    workers = min(cores, images // IMAGES_A_WORKER)
+    return workers if workers > 1 else 0
+
+
+def label_jobs(
+    jobs: Iterable[Job], labeler: Labeler, workers: int, batch_size: int
+) -> Iterator[Future[LabelResult]]:
+    """Label images; the results come in the order of the jobs, whichever is done first.
+
+    With the network on a CPU each worker has one of its own, of shared weights, and takes whole
+    images. With the network on an accelerator it stays in this process; workers decode before it
+    and finish after it. Without workers everything is done here.
+
+    Args:
+        jobs: what to label; drawn no further ahead than is needed to keep all busy.
+        labeler: finds the masks.
+        workers: processes; 0 for none.
+        batch_size: images that go through the network at once; on a CPU they go one by one all
+            the same, see ``FeatureExtractor.launch``.
+
+    Returns:
+        For each job a future with its result or its error; when a worker has died, the error is a
+        ``BrokenExecutor`` for all that follow.
+
+    Raises:
+        UserError: there is too little shared memory for so many workers.
+    """
+    whole = workers > 0 and labeler.extractor.device.type == "cpu"
+    ahead = 2 * workers
+    if workers:
+        _check_shared_memory(labeler, 0 if whole else ahead + 3 * batch_size)
+    with _one_thread(), _executor(workers, labeler if whole else None) as executor:
+        if whole:
+            yield from _bounded((_submit(executor, _label, job) for job in jobs), ahead)
+        else:
+            yield from _staged(jobs, labeler, executor, batch_size, ahead)
+
+
+def _staged(
+    jobs: Iterable[Job], labeler: Labeler, executor: Executor, batch_size: int, ahead: int
+) -> Iterator[Future[LabelResult]]:
+    """Decode in the executor, compute features here in batches, finish in the executor."""
+    steps = _Steps(type(labeler), labeler.config, labeler.extractor.backbone.patch)
+    here = _Here()
+
+    def launch(batch: list[tuple[Job, Future[Decoded]]]) -> Callable[[], Iterator[Future]]:
+        """Start the network on a batch; the function returned waits and sends it on."""
+        good = [decoded.result() for _, decoded in batch if decoded.exception() is None]
+        launched = here.submit(labeler.launch, good) if good else None
+
+        def send() -> Iterator[Future]:
+            prepared = here.submit(lambda: iter(launched.result()())) if launched else None
+            for job, decoded in batch:
+                if decoded.exception() is not None:
+                    yield decoded
+                elif prepared.exception() is not None:
+                    yield prepared
+                else:
+                    yield _submit(executor, steps.finish, next(prepared.result()), job)
+
+        return send
+
+    def finishing() -> Iterator[Future]:
+        before: Callable[[], Iterable[Future]] = tuple
+        decoding = ((job, _submit(executor, steps.decode, job)) for job in jobs)
+        for batch in _batches(_bounded(decoding, ahead), batch_size):
+            now = launch(batch)
+            yield from before()  # while the network is at work
+            before = now
+        yield from before()
+
+    return _bounded(finishing(), ahead)
+
+
+def _batches(
+    decoding: Iterable[tuple[Job, Future[Decoded]]], size: int
+) -> Iterator[list[tuple[Job, Future[Decoded]]]]:
+    """Collect until ``size`` images are good; bad ones come along, in their places."""
+    batch, good = [], 0
+    for job, decoded in decoding:
+        batch.append((job, decoded))
+        good += decoded.exception() is None  # waits
+        if good == size:
+            yield batch
+            batch, good = [], 0
+    yield batch
+
+
+def _bounded(items: Iterable, ahead: int) -> Iterator:
+    """The items, of which at most ``ahead`` are drawn before the first is given."""
+    items = iter(items)
+    drawn = collections.deque(itertools.islice(items, ahead))
+    for item in items:
+        drawn.append(item)
+        yield drawn.popleft()
+    yield from drawn
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The parts of the work that need no network, for any process."""
+
+    labeler: type[Labeler]
+    config: GridConfig
+    patch: int
+
+    def decode(self, job: Job) -> Decoded:
+        return decode(job.path, self.patch, self.config)
+
+    def finish(self, prepared: Prepared, job: Job) -> LabelResult:
+        result = self.labeler.finish(prepared, self.config)
+        if job.overlay is not None:  # reads the photograph again: it may be too large to carry
+            pixels = load_image(job.path, self.config.apply_exif)
+            save_png(job.overlay, draw_records(pixels, result.records))
+        return result
+
+
+# Workers
+
+
+class _Here(Executor):
+    """An executor that does the work at once, in this process."""
+
+    def submit(self, function: Callable, /, *arguments: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:  # noqa: BLE001 - raised again where the result is taken
+            future.set_exception(error)
+        return future
+
+
+def _submit(executor: Executor, function: Callable, *arguments: Any) -> Future:
+    """Submit; to a broken pool as well, where the result tells."""
+    try:
+        return executor.submit(function, *arguments)
+    except BrokenExecutor as error:
+        future: Future = Future()
+        future.set_exception(error)
+        return future
+
+
+@contextlib.contextmanager
+def _executor(workers: int, labeler: Labeler | None) -> Iterator[Executor]:
+    """Worker processes, each with a labeler if one is given; what waits at the end is dropped."""
+    if not workers:
+        yield _Here()
+        return
+    context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (labeler,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_labeler: Labeler | None = None  # a worker's own
+
+
+def _start_worker(labeler: Labeler | None) -> None:
+    global _labeler
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    _labeler = labeler
+
+
+def _label(job: Job) -> LabelResult:
+    """All of the work, in a worker with a network."""
+    (prepared,) = _labeler.extract([_labeler.decode(job.path)])
+    patch = _labeler.extractor.backbone.patch
+    return _Steps(type(_labeler), _labeler.config, patch).finish(prepared, job)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for this process and for those that it starts meanwhile."""
+    environment = {name: os.environ.get(name) for name in _THREADS}
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+        for name, value in environment.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _check_shared_memory(labeler: Labeler, features: int) -> None:
+    """Refuse what would end in a bus error: weights, or the features of so many images."""
+    extractor = labeler.extractor
+    rows, columns = labeler.config.grid
+    wanted = 4 * rows * columns * extractor.backbone.width * features
+    if not features:
+        wanted = sum(weight.nbytes for weight in extractor.parameters())
+    if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free < wanted:
+        raise UserError(
+            f"the workers need {wanted / 1e6:.0f} MB of shared memory, more than {SHARED_MEMORY} "
+            "has left; give it more (docker run --shm-size), or use --workers 0"
+        )
