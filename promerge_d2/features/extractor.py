@@ -197,7 +197,7 @@ class FeatureExtractor(nn.Module):
         pixels = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         return (pixels - self.pixel_mean) / self.pixel_std
 
-    @torch.inference_mode()
+    @torch.no_grad()  # the compiler cannot do with inference_mode
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features of normalised images.
 

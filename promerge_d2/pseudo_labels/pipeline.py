@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ def label_jobs(
             the same, see ``FeatureExtractor.launch``.
 
     Returns:
-        For each job a future with its result or its error; when a worker has died, the error is a
-        ``BrokenExecutor`` for all that follow.
+        For each job a future that holds its result or its error; when a worker has died, the error
+        is a ``BrokenExecutor`` for all that follow.
 
     Raises:
         UserError: there is too little shared memory for so many workers.
@@ -84,9 +84,12 @@ def label_jobs(
         _check_shared_memory(labeler, 0 if whole else ahead + 3 * batch_size)
     with _one_thread(), _executor(workers, labeler if whole else None) as executor:
         if whole:
-            yield from _bounded((_submit(executor, _label, job) for job in jobs), ahead)
+            futures = _bounded((_submit(executor, _label, job) for job in jobs), ahead)
         else:
-            yield from _staged(jobs, labeler, executor, batch_size, ahead)
+            futures = _staged(jobs, labeler, executor, batch_size, ahead)
+        for future in futures:
+            wait([future])  # before more is started
+            yield future
 
 
 def _staged(

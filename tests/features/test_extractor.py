@@ -1,6 +1,8 @@
 """Features against a Vision Transformer written out in numpy from its equations."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -197,6 +199,107 @@ def test_normalise_by_hand(vits):
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     expected = (pixels / 255 - mean) / std
     assert np.allclose(tensor[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
+def pictures(count, height=28, width=42):
+    return list(np.random.default_rng(5).integers(0, 256, (count, height, width, 3), np.uint8))
+
+
+def test_features_of_bytes_do_not_depend_on_their_company(vits):
+    extractor = FeatureExtractor(get_backbone("dinov2_vits14"), vits["dinov2_vits14"])
+    images = pictures(3)
+    together = extractor.features(images)
+    assert len(together) == 3
+    for image, features in zip(images, together, strict=True):
+        assert (features.shape, features.dtype) == ((384, 2, 3), torch.float32)
+        assert torch.equal(features, extractor.features([image])[0])
+        assert torch.equal(
+            features, extractor(extractor.normalise(torch.from_numpy(image)[None]))[0]
+        )
+
+
+def test_bf16_changes_features_a_little(vits):
+    backbone = get_backbone("dinov2_vits14")
+    exact = FeatureExtractor(backbone, vits["dinov2_vits14"], center=False)
+    rough = FeatureExtractor(backbone, vits["dinov2_vits14"], center=False, precision="bf16")
+    for image in pictures(2):
+        (expected,), (found,) = exact.features([image]), rough.features([image])
+        assert found.dtype == torch.float32
+        assert torch.equal(found, found.bfloat16().float())  # made by a product in bfloat16
+        difference = (found - expected).abs().max() / expected.abs().max()
+        assert 1e-4 < difference < 0.1
+
+
+def test_unknown_precision(vits):
+    with pytest.raises(UserError, match="no precision is named 'fp16'; known: fp32, bf16"):
+        FeatureExtractor(get_backbone("dino_vits16"), vits["dino_vits16"], precision="fp16")
+
+
+def test_compiled_once_a_shape_and_in_every_process(vits, monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append([tuple(t.shape) for t in inputs if isinstance(t, torch.Tensor)])
+        return graph.forward
+
+    real = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **options: real(model, backend=backend, **options)
+    )
+    plain = FeatureExtractor(get_backbone("dinov2_vits14"), vits["dinov2_vits14"])
+    compiled = FeatureExtractor(get_backbone("dinov2_vits14"), vits["dinov2_vits14"], compiled=True)
+    images = pictures(3)
+    for image in images:
+        (expected,), (found,) = plain.features([image]), compiled.features([image])
+        assert torch.allclose(found, expected, atol=1e-4)
+    count = len(graphs)
+    assert count >= 1
+    assert any((1, 3, 28, 42) in shapes for shapes in graphs)
+    compiled.features(images)
+    assert len(graphs) == count  # nothing was compiled again
+
+    travelled = pickle.loads(pickle.dumps(compiled))
+    torch._dynamo.reset()
+    assert torch.allclose(travelled.features(images[:1])[0], plain.features(images[:1])[0])
+    assert len(graphs) > count
+
+
+@pytest.mark.slow
+def test_compiled_by_inductor(vits):
+    torch._dynamo.reset()
+    backbone = get_backbone("dinov2_vits14")
+    plain = FeatureExtractor(backbone, vits["dinov2_vits14"])
+    compiled = FeatureExtractor(backbone, vits["dinov2_vits14"], compiled=True)
+    image = pictures(1)
+    expected = plain.features(image)[0]
+    assert (compiled.features(image)[0] - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(UserError, match=r"the device 'cuda:99' cannot be used: .+ cpu$"):
+        FeatureExtractor.from_name("dino_vits16", "/no/weights", device="cuda:99")
+    with pytest.raises(UserError, match="the device 'gpu' cannot be used: "):
+        FeatureExtractor.from_name("dino_vits16", "/no/weights", device="gpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.01), ("bf16", 0.1)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_cuda_gives_the_features_of_the_cpu(vits, precision, tolerance, compiled):
+    backbone = get_backbone("dinov2_vits14")
+    vit = vits["dinov2_vits14"]
+    images = pictures(4)
+    expected = FeatureExtractor(backbone, vit).features(images)
+    extractor = FeatureExtractor(
+        backbone, copy.deepcopy(vit), precision=precision, compiled=compiled
+    ).to("cuda")
+    waits = [extractor.launch(images), extractor.launch(images[:2])]  # two in flight
+    for wait, count in zip(waits, (4, 2), strict=True):
+        found = wait()
+        assert len(found) == count
+        for ours, theirs in zip(found, expected, strict=False):
+            assert (ours.device.type, ours.dtype) == ("cpu", torch.float32)
+            assert (ours - theirs).abs().max() < tolerance * theirs.abs().max()
 
 
 @pytest.mark.parametrize(("side", "height", "width"), [(14, 5, 8), (14, 20, 14), (37, 34, 60)])

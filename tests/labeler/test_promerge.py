@@ -164,6 +164,36 @@ def test_batch_equals_single_calls_and_is_lazy(tiny):
         assert (single.records, single.reason) == (result.records, result.reason)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
+def test_batches_of_any_size_change_nothing(tiny, batch_size):
+    labeler = make(tiny)
+    images = [picture(), picture(64, 64), picture()[::-1].copy(), picture(70, 50)]
+    found = [result.records for result in labeler.label_batch(images, batch_size)]
+    assert found == [labeler(image) for image in images]
+
+
+def test_the_three_parts_of_the_work(tiny):
+    labeler = make(tiny, grid="10x12", pixels_per_patch=8)
+    decoded = [labeler.decode(picture()), labeler.decode(picture(64, 64))]
+    assert (decoded[0].height, decoded[0].width) == (90, 120)
+    assert decoded[0].squashed.shape == (160, 192, 3)
+    assert decoded[0].working.shape == (80, 96, 3)
+    squashed = Image.fromarray(picture()).resize((192, 160), Image.Resampling.LANCZOS)
+    assert np.array_equal(decoded[0].squashed, np.asarray(squashed))
+    assert list(decoded[0].seconds) == ["decoding"]
+    prepared = labeler.extract(decoded)
+    assert prepared[1].features.shape == (192, 10, 12)
+    assert prepared[0].seconds["features"] == prepared[1].seconds["features"] > 0
+    result = ProMergeLabeler.finish(prepared[1], labeler.config)
+    assert (result.height, result.width) == (64, 64)
+    assert result.records == labeler(picture(64, 64))
+
+
+def test_the_refiner_sees_the_networks_image_where_their_patches_agree(tiny):
+    decoded = make(tiny, pixels_per_patch=16).decode(picture())
+    assert decoded.working is decoded.squashed
+
+
 def test_one_pixel(tiny):
     result = make(tiny).label(np.full((1, 1, 3), 99, np.uint8))
     assert (result.height, result.width) == (1, 1)
@@ -182,6 +212,10 @@ def test_errors(tiny, tmp_path):
         ProMergeLabeler.from_preset(backbone=tiny[0], weights=tmp_path / "no.pth", refine="none")
     with pytest.raises(UserError, match=r"no backbone is named 'dino_vitb9'.*did you mean"):
         ProMergeLabeler.from_preset(backbone="dino_vitb9", refine="none")
+    with pytest.raises(UserError, match="no precision is named 'half'"):
+        ProMergeLabeler.from_preset(
+            backbone=tiny[0], weights=tiny[1], precision="half", refine="none"
+        )
     with pytest.raises(UserError, match="no facet is named 'keys'"):
         ProMergeLabeler.from_preset(backbone=tiny[0], weights=tiny[1], facet="keys", refine="none")
 

@@ -353,6 +353,5 @@ def test_memory_is_flat_over_two_thousand_images(labeler, tmp_path, workers):
     jobs = (Job(files[n % 9]) for n in range(2000))
     used = [resident(os.getpid()) for _ in label_jobs(jobs, labeler, workers, 4)]
     assert len(used) == 2000
-    print("USED", [round(u) for u in used[::50]])
     early, late = np.median(used[900:1100]), np.median(used[1800:])  # all workers have started
     assert late - early < 10  # MB; the features alone of 800 images are 29

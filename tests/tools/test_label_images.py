@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.detection_utils import read_image
@@ -38,10 +39,10 @@ def label(tmp_path, monkeypatch, capsys):
     """``label(input, output, ...)``: exit code, standard output, standard error."""
     weights = use_tiny(monkeypatch, tmp_path)
 
-    def run(source, output, *more):
+    def run(source, output, *more, fast=FAST):
         capsys.readouterr()
         where = ["--input", source, "--output", output]
-        how = ["--backbone", "tiny", "--weights", weights, *FAST]
+        how = ["--backbone", "tiny", "--weights", weights, *fast]
         code = run_tool(monkeypatch, "label_images.py", *where, *how, *more)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -291,6 +292,31 @@ def test_options_reach_the_labeler(label, photos, tmp_path):
     assert len(info["backbone"]["weights_sha256"]) == 64
 
 
+def test_the_other_labeler(label, photos, tmp_path):
+    more = ["--labeler", "maskcut", "--set", "masks=2", "--set", "tau=0.3"]
+    code, out, _ = label(photos, tmp_path / "l.json", *more, fast=["--grid", "12"])
+    assert code == 0
+    coco = json.loads((tmp_path / "l.json").read_text())
+    assert coco["info"]["labeler"] == "maskcut"
+    assert coco["info"]["description"].startswith("MaskCut pseudo-labels; ")
+    settings = coco["info"]["settings"]
+    assert (settings["masks"], settings["tau"], settings["solver"]) == (2, 0.3, "lanczos")
+    assert "stride" not in settings
+    assert 3 <= len(coco["annotations"]) <= 6
+    assert out.startswith(f"{len(coco['annotations'])} masks on 3 images: ")
+
+
+def test_precision_and_compile_reach_the_network(label, photos, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **options: compiled.append(options) or model
+    )
+    assert label(photos, tmp_path / "l.json", "--precision", "bf16", "--compile")[0] == 0
+    info = json.loads((tmp_path / "l.json").read_text())["info"]
+    assert info["backbone"]["precision"] == "bf16"
+    assert compiled == [{"dynamic": False}]
+
+
 def test_images_without_masks_are_processed_and_counted_by_reason(label, tmp_path):
     save_image(tmp_path / "photos" / "even.png", np.full((40, 40, 3), 90, np.uint8))
     code, out, _ = label(tmp_path / "photos", tmp_path / "l.json")
@@ -327,6 +353,12 @@ def test_overlays(label, photos, tmp_path):
         (["--facet", "kye"], "invalid choice: 'kye'"),
         (["--refine", "crf"], "invalid choice: 'crf'"),
         (["--prest", "paper"], "unrecognized arguments: --prest paper"),
+        (["--labeler", "cutler"], "invalid choice: 'cutler'"),
+        (["--labeler", "maskcut"], "setting is named 'stride' (did you mean grid?); known: grid"),
+        (["--precision", "fp16"], "invalid choice: 'fp16'"),
+        (["--workers", "-1"], "--workers is -1; it takes 0 or more"),
+        (["--batch-size", "0"], "--batch-size is 0; it takes 1 or more"),
+        (["--device", "cuda:99"], "the device 'cuda:99' cannot be used: "),
         (["--weights", "gone.pth"], "the weights file gone.pth does not exist"),
         (["--weights", __file__], "is not a file of plain tensors"),
     ],

@@ -1,0 +1,1 @@
+"""Measurements of the labeler beside the released way; see docs/benchmark.md."""

@@ -1,0 +1,76 @@
+import json
+
+import pytest
+
+from tests.benchmark.test_run import short_sweeps  # noqa: F401 - a fixture
+from tests.helpers import (
+    TINY,
+    one_thread,  # noqa: F401 - a fixture
+    photo,
+    run_tool,
+    save_image,
+    use_tiny,
+)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for seed in range(2):
+        save_image(tmp_path / "photos" / f"{seed}.png", photo(seed=seed))
+    return tmp_path / "photos"
+
+
+def test_writes_figures_tables_and_picture(
+    monkeypatch,
+    tmp_path,
+    photos,
+    capsys,
+    short_sweeps,  # noqa: F811
+):
+    from promerge_d2.benchmark import harness
+
+    use_tiny(monkeypatch, tmp_path)
+    monkeypatch.setattr(harness.Plan, "__init__", quick(harness.Plan.__init__))
+    code = run_tool(
+        monkeypatch,
+        "benchmark.py",
+        *("--backbone", TINY.name, "--random-weights", "--images", photos),
+        *("--set", "grid=12", "--set", "stride=2"),
+        *("--json", tmp_path / "figures.json", "--markdown", tmp_path / "page.md"),
+        *("--plot", tmp_path / "plot.svg"),
+    )
+    assert code == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert list(figures) == sorted(figures)
+    assert figures["images"] == 2
+    assert figures["grid"] == 12
+    assert figures["device.images_per_s"] > 0
+    assert "12x12 patches, 2 images" in (tmp_path / "page.md").read_text()
+    assert (tmp_path / "plot.svg").stat().st_size > 0
+    assert "replaying" in capsys.readouterr().out
+
+
+def quick(init):
+    def changed(self, *args, **kwargs):
+        init(self, *args, **{**kwargs, "fresh": False, "seconds": 0.01, "stream": 4})
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "nowhere"], "the input nowhere does not exist"),
+        (["--backbone", "dino"], "no backbone is named 'dino'"),
+        (["--set", "grid"], "--set takes NAME=VALUE, each name once, not grid"),
+        (["--set", "grid=8", "--set", "grid=9"], "each name once"),
+        (["--set", "tau=high"], "labeler setting tau: 'high' is no float"),
+        (["--set", "taub=0.3"], "no labeler setting is named taub; known: apply_exif, "),
+        (["--count", "1"], "1 images, of which"),
+        (["--json", "."], "cannot write .: it is a folder"),
+    ],
+)
+def test_refuses(monkeypatch, photos, capsys, arguments, message):
+    images = [] if "--images" in arguments else ["--images", photos]
+    assert run_tool(monkeypatch, "benchmark.py", *images, *arguments) == 3
+    assert message in capsys.readouterr().err

@@ -1,0 +1,90 @@
+#!/usr/bin/env python
+"""Measure the labeler beside the released way and beside normalised cuts, in one run.
+
+Without arguments: the sample photographs at 60x60 patches, at most ten minutes on two cores that
+have nothing else to do. docs/benchmark.md explains every figure.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from promerge_d2.benchmark.harness import Plan, spread
+from promerge_d2.benchmark.methods import Workload
+from promerge_d2.benchmark.report import plot, summary, write_markdown
+from promerge_d2.benchmark.run import run_benchmark
+from promerge_d2.features import BACKBONES, get_backbone
+from promerge_d2.features.weights import OFFLINE_BACKBONE
+from promerge_d2.pseudo_labels import list_images
+from promerge_d2.utils.cli import EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.files import check_writable, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOS = ROOT / "runs/quickstart/data"
+
+
+def main() -> int:
+    """Parse, measure, write."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="every figure under its name")
+    parser.add_argument(
+        "--markdown", type=Path, help="tables; in a file that has a block of them, it is replaced"
+    )
+    parser.add_argument("--plot", type=Path, help="picture (.png or .svg)")
+    parser.add_argument("--images", help="folder, 'glob' or .txt list (the sample photographs)")
+    parser.add_argument("--count", type=int, default=10, help="images, spread over the list (10)")
+    parser.add_argument("--backbone", default=OFFLINE_BACKBONE, help=", ".join(BACKBONES))
+    parser.add_argument("--weights", help="local weights file instead of the official one")
+    parser.add_argument(
+        "--random-weights", action="store_true", help="the network's speed without its weights"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
+    parser.add_argument("--full", action="store_true", help="sweep grids, prompts, masks, workers")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a labeler setting, such as grid=34; can be repeated",
+    )
+    args = parser.parse_args()
+    for file in filter(None, (args.json, args.markdown, args.plot)):
+        check_writable(file)
+    settings = dict(pair.split("=", 1) for pair in args.set if "=" in pair)
+    if len(settings) < len(args.set):
+        raise UserError(f"--set takes NAME=VALUE, each name once, not {' '.join(args.set)}")
+    images = list_images(args.images or sample_photographs())
+    workload = Workload(
+        get_backbone(args.backbone),
+        weights=args.weights,
+        random_weights=args.random_weights,
+        device=args.device,
+        settings=settings,
+    )
+    names = [images.names[place] for place in spread(len(images.names), args.count)]
+    files = tuple(map(images.path, names))
+    annotations = ROOT / "datasets/sample/annotations.json"
+    results = run_benchmark(Plan(workload, files, full=args.full, annotations=annotations))
+    if args.json:
+        write_json(args.json, dict(sorted(results.figures.items())), indent=1)
+    if args.plot:
+        plot(results, args.plot)
+    if args.markdown:
+        write_markdown(results, args.markdown)
+    print(summary(results))
+    return EXIT_OK
+
+
+def sample_photographs() -> Path:
+    """The folder of the sample photographs, made if it is not there."""
+    command = [sys.executable, str(ROOT / "datasets/prepare_sample.py"), "--output", str(PHOTOS)]
+    if subprocess.run(command, check=False).returncode:
+        raise UserError("the sample photographs could not be made (see above); give --images")
+    return PHOTOS / "photos/images"
+
+
+if __name__ == "__main__":
+    run_tool(main)
