@@ -37,9 +37,9 @@ class PermutohedralLattice:
         # of the embedding's basis: the blur then has unit variance
         scale = np.sqrt(2 / 3) * (d + 1) / np.sqrt([(i + 1) * (i + 2) for i in range(d)])
         bits = 63 // d  # of one coordinate in a packed key
-        reach = np.abs(features).max(axis=0, initial=0) * scale * d
-        if not reach.sum() + d + 1 < 1 << (bits - 1):
-            raise ValueError(f"features reach {np.abs(features).max()} standard deviations")
+        reach = np.array([max(column.max(), -column.min()) for column in features.T])
+        if not d * (reach @ scale) + d + 1 < 1 << (bits - 1):
+            raise ValueError(f"features reach {reach.max()} standard deviations, too far")
         points, weights, keys = _embed(
             np.ascontiguousarray(features, np.float32), tuple(np.float32(scale)), bits
         )
@@ -107,7 +107,9 @@ def _embed(features, scale, bits):  # noqa: ANN001, ANN202 # pragma: no cover - 
     d = len(scale)  # of a tuple: known to the compiler
     points = np.empty((count, d + 1), np.int32)
     weights = np.empty((count, d + 1), np.float32)
-    size = 1 << 12  # of the hash table, four times as large when half full
+    size = 1 << 12  # of the hash table
+    while size < 2 * count:  # rarely too small: there are about as many points as pixels
+        size *= 2
     table = np.full(size, -1, np.int32)
     keys = np.empty(size // 2, np.int64)
     used = 0
@@ -174,7 +176,7 @@ def _embed(features, scale, bits):  # noqa: ANN001, ANN202 # pragma: no cover - 
             slot = _find(table, keys, key)
             if table[slot] < 0:
                 if used == len(keys):
-                    size *= 4
+                    size *= 2
                     keys = np.concatenate((keys, np.empty(size // 2 - used, np.int64)))
                     table = np.full(size, -1, np.int32)
                     for v in range(used):
