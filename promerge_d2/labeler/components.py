@@ -23,13 +23,15 @@ def label_components(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         Labels (M, H, W) int32, 0 where no mask is, and areas (P + 1,) int64 in patches, by label
-        (``areas[0]`` counts the rest).
+        (``areas[0]`` is 0).
     """
     count, height, width = masks.shape
     if not count:  # OpenCV 5 crashes on a picture without rows
         return np.zeros(masks.shape, np.int32), np.zeros(1, np.int64)
     mosaic = np.zeros((count, height + 1, width), np.uint8)
     mosaic[:, :height] = masks
-    _, labels = cv2.connectedComponents(mosaic.reshape(-1, width), connectivity=4, ltype=cv2.CV_32S)
-    areas = np.bincount(labels.ravel())  # OpenCV's own statistics take four times as long
+    mosaic = mosaic.reshape(-1, width)
+    total, labels = cv2.connectedComponents(mosaic, connectivity=4, ltype=cv2.CV_32S)
+    # OpenCV's own statistics would take six times as long
+    areas = np.bincount(labels[mosaic.view(bool)], minlength=total)
     return labels.reshape(count, height + 1, width)[:, :height], areas

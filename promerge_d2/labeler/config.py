@@ -151,7 +151,7 @@ class MaskCutConfig(GridConfig):
     """Settings of ``maskcut``. The defaults are the released ones (promerge.md B7).
 
     Attributes:
-        tau: patches whose cosine exceeds this are joined in the graph (CutLER: tau^ncut).
+        tau: patches whose cosine is this or more are joined in the graph (CutLER: tau^ncut).
         masks: masks an image, at most (CutLER: N).
         void_iou: a later mask with a higher IoU than this with the one before is void.
         min_area: a later mask of at most this share of the grid is void.
