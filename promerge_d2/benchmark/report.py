@@ -19,6 +19,7 @@ from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of the plot of ratios
 STAGES = (*BEFORE, *AFTER)
 RATIOS = {
     "Prompts, filter and merging, to released-style": ("masks.ratio_to_released", "masks"),
@@ -265,6 +266,10 @@ def plot(results: Results, path: Path) -> None:
     right.barh(ratios, values, xerr=spreads, color="tab:gray")
     right.invert_yaxis()
     right.set(xscale="log" if ratios else "linear", xlabel="times faster")
+    if ratios:
+        ticks = [tick for tick in TICKS if tick <= 2 * max(values)]
+        right.set(xlim=(min(1, *values), 2 * max(values)), xticks=ticks, xticklabels=ticks)
+        right.minorticks_off()
     right.set_title("ratios ± half the interquartile range")
     right.tick_params(axis="y", labelsize=7)
     picture.tight_layout()
