@@ -75,6 +75,7 @@ def infer_masks(
     return refined
 
 
+@functools.lru_cache(maxsize=8)
 def _positions(height: int, width: int, deviation: float) -> np.ndarray:
     """Column and row of every pixel (P, 2) float32, in standard deviations."""
     rows, columns = np.divmod(np.arange(height * width, dtype=np.int64), width)

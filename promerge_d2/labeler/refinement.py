@@ -103,7 +103,7 @@ def upsample(masks: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     rows = np.arange(height) * masks.shape[1] // height
     columns = np.arange(width) * masks.shape[2] // width
-    return masks[:, rows[:, None], columns]
+    return masks[:, rows][:, :, columns]
 
 
 def fill_holes(masks: np.ndarray) -> np.ndarray:
