@@ -274,8 +274,8 @@ def report(metrics: dict, training: str, galleries: Sequence[Gallery]) -> None:
                 ["data", "method", "kind", "AP", "AP50", "AP75", "AR100"],
                 metrics_rows(metrics["results"]),
                 "Per cent, one class, 100 detections an image. Pseudo-labels all have score 1, so "
-                "their AP depends on the order of masks; AR does not. A detection's box is the tight "
-                "box of its mask.",
+                "their AP depends on the order of masks; AR does not. A detection's box is the "
+                "tight box of its mask.",
             ),
             Table(
                 "Seconds by step",
