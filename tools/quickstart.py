@@ -254,7 +254,7 @@ def report(metrics: dict, training: str, galleries: Sequence[Gallery]) -> None:
     masks = labels["train"]
     summary = [
         f"{masks['masks']} pseudo-masks on {masks['images']} composite scenes, found without any "
-        f"label by ProMerge (34x34 patches), trained a small Cascade Mask "
+        "label by ProMerge (34x34 patches), trained a small Cascade Mask "
         "R-CNN on the same frozen ViT. Both are scored on objects of photographs that no training "
         "scene used, and on the untouched photographs, against masks drawn by hand.",
         f"Total loss from {metrics['losses']['first']:.2f} to {metrics['losses']['last']:.2f}; "

@@ -10,23 +10,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
+from promerge_d2.utils.threads import one_thread, use_one_thread
+
 DRAWS = 1000  # of the bootstrap
 
 _barrier: Barrier | None = None  # of the pool that this process belongs to
@@ -109,30 +102,18 @@ class Figures(dict[str, float]):
 def fresh_processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of new processes (spawned: nothing is inherited) of one thread each.
 
-    The variables that OpenMP and BLAS read when they are loaded are set for the children only.
     Jobs may call ``start_together``.
     """
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(
-            count, context, initializer=_begin, initargs=(context.Barrier(count),)
-        ) as pool:
-            yield pool
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    barrier = context.Barrier(count)
+    with one_thread(), ProcessPoolExecutor(count, context, _begin, (barrier,)) as pool:
+        yield pool
 
 
 def _begin(barrier: Barrier) -> None:
     global _barrier
     _barrier = barrier
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    use_one_thread()
 
 
 def start_together() -> None:

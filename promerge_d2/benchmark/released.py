@@ -14,7 +14,6 @@ of the working image.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,12 +21,11 @@ import torch
 from scipy import ndimage
 
 from promerge_d2.features import FeatureExtractor
-from promerge_d2.labeler import Labeler, LabelResult, Prepared, ProMergeLabeler
+from promerge_d2.labeler import Labeler, ProMergeLabeler
 from promerge_d2.labeler.config import GridConfig, LabelerConfig
-from promerge_d2.labeler.labeler import mask_record
 from promerge_d2.labeler.maskcut import MaskCutLabeler
 from promerge_d2.labeler.promerge import Stages
-from promerge_d2.labeler.refinement import refine_masks, resize_mask
+from promerge_d2.labeler.refinement import refine_masks
 
 
 class ReleasedExtractor(FeatureExtractor):
@@ -67,33 +65,14 @@ class ReleasedExtractor(FeatureExtractor):
         }
 
 
-class ReleasedFinish(Labeler):
+class ReleasedRefinement(Labeler):
     """Refinement one mask at a time, each with a CRF object and a lattice of its own."""
 
-    @classmethod
-    def finish(cls, prepared: Prepared, config: GridConfig) -> LabelResult:
+    @staticmethod
+    def refine(image: np.ndarray, masks: np.ndarray, config: GridConfig) -> np.ndarray:
         """As of ``Labeler``; the refiner is ``dense_crf`` unless it is ``none``."""
-        started = time.perf_counter()
-        stages = cls.grid_masks(prepared.features, config)
-        found = time.perf_counter()
-        result = LabelResult(
-            prepared.height,
-            prepared.width,
-            reason=stages.reason,
-            seconds={**prepared.seconds, "masks": found - started},
-        )
-        if stages.reason:
-            return result
         refiner = "none" if config.refine == "none" else "dense_crf"
-        masks = refine_one_by_one(prepared.working, stages.merged, refiner, config.refine_min_iou)
-        masks = [resize_mask(mask, prepared.height, prepared.width) for mask in masks]
-        refined = time.perf_counter()
-        result.records = [mask_record(mask) for mask in masks if mask.any()]
-        result.seconds["refinement"] = refined - found
-        result.seconds["encoding"] = time.perf_counter() - refined
-        if not result.records:
-            result.reason = "all_rejected_by_refinement"
-        return result
+        return refine_one_by_one(image, masks, refiner, config.refine_min_iou)
 
 
 def refine_one_by_one(
@@ -257,11 +236,11 @@ def stack(masks: list[torch.Tensor], shape: tuple[int, int]) -> np.ndarray:
     return np.array([mask.numpy() for mask in masks], bool).reshape(-1, *shape)
 
 
-class ReleasedLabeler(ReleasedFinish, ProMergeLabeler):
+class ReleasedLabeler(ReleasedRefinement, ProMergeLabeler):
     """ProMerge by loops."""
 
     grid_masks = staticmethod(released_grid_masks)
 
 
-class ReleasedMaskCut(ReleasedFinish, MaskCutLabeler):
+class ReleasedMaskCut(ReleasedRefinement, MaskCutLabeler):
     """Normalised cuts with whatever ``config.solver`` says, refined mask by mask."""

@@ -260,9 +260,7 @@ class Labeler(ABC):
         )
         if stages.reason:
             return result
-        masks, _ = refine_masks(
-            prepared.working, stages.merged, config.refine, config.refine_min_iou
-        )
+        masks = cls.refine(prepared.working, stages.merged, config)
         masks = [resize_mask(mask, prepared.height, prepared.width) for mask in masks]
         refined = time.perf_counter()
         result.records = [mask_record(mask) for mask in masks if mask.any()]
@@ -271,6 +269,21 @@ class Labeler(ABC):
         if not result.records:
             result.reason = "all_rejected_by_refinement"
         return result
+
+    @staticmethod
+    def refine(image: np.ndarray, masks: np.ndarray, config: GridConfig) -> np.ndarray:
+        """Refine the masks of an image.
+
+        Args:
+            image: (h, w, 3) uint8 RGB, the working image.
+            masks: (M, H, W) bool on the patch grid, M at least 1.
+            config: the labeler's.
+
+        Returns:
+            Kept masks (K, h, w) bool.
+        """
+        kept, _ = refine_masks(image, masks, config.refine, config.refine_min_iou)
+        return kept
 
 
 def decode(image: ImageLike, patch: int, config: GridConfig) -> Decoded:

@@ -20,18 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import torch
-
 from promerge_d2.labeler import Decoded, GridConfig, Labeler, LabelResult, Prepared
 from promerge_d2.labeler.labeler import decode
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import load_image
+from promerge_d2.utils.threads import one_thread, use_one_thread
 from promerge_d2.visualization.overlay import draw_records, save_png
 
 IMAGES_A_WORKER = 8  # a worker takes seconds to start, more than it saves with fewer
 SHARED_MEMORY = Path("/dev/shm")  # Linux's; containers often have 64 MB of it
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def label_jobs(
     ahead = 2 * workers
     if workers:
         _check_shared_memory(labeler, 0 if whole else ahead + 3 * batch_size)
-    with _one_thread(), _executor(workers, labeler if whole else None) as executor:
+    with one_thread(), _executor(workers, labeler if whole else None) as executor:
         if whole:
             futures = _bounded((_submit(executor, _label, job) for job in jobs), ahead)
         else:
@@ -216,8 +213,7 @@ _labeler: Labeler | None = None  # a worker's own
 def _start_worker(labeler: Labeler | None) -> None:
     global _labeler
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    use_one_thread()
     _labeler = labeler
 
 
@@ -226,26 +222,6 @@ def _label(job: Job) -> LabelResult:
     (prepared,) = _labeler.extract([_labeler.decode(job.path)])
     patch = _labeler.extractor.backbone.patch
     return _Steps(type(_labeler), _labeler.config, patch).finish(prepared, job)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for this process and for those that it starts meanwhile."""
-    environment = {name: os.environ.get(name) for name in _THREADS}
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
-        for name, value in environment.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _check_shared_memory(labeler: Labeler, features: int) -> None:

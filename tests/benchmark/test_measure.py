@@ -8,7 +8,6 @@ import torch
 from promerge_d2.benchmark.compare import agreement, identical, iou, ious
 from promerge_d2.benchmark.harness import after, spread, total
 from promerge_d2.benchmark.measure import (
-    THREAD_VARIABLES,
     Figures,
     Samples,
     estimate,
@@ -19,6 +18,7 @@ from promerge_d2.benchmark.measure import (
     start_together,
     with_peak,
 )
+from promerge_d2.utils.threads import THREAD_VARIABLES
 from tests.labeler.helpers import grid
 
 

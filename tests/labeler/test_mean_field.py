@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +6,6 @@ from promerge_d2.labeler.lattice import PermutohedralLattice
 from promerge_d2.labeler.mean_field import infer_masks
 from promerge_d2.labeler.refinement import CRF_BILATERAL, CRF_GAUSSIAN, dense_crf, mean_field
 
-SHARED = Path(os.environ.get("PROMERGE_SHARED", Path(__file__).parents[3] / "shared"))
 GAUSSIAN = {"sxy": 1.5, "compat": 2}
 BILATERAL = {"sxy": 6, "srgb": 20, "compat": 3}
 
@@ -89,11 +85,10 @@ def test_agrees_with_pydensecrf():
     assert np.mean(np.array(scores) > 0.95) >= 0.99
 
 
-def test_agrees_with_pydensecrf_on_photographs():
+def test_agrees_with_pydensecrf_on_photographs(shared_data):
     pytest.importorskip("pydensecrf")
-    files = sorted((SHARED / "data/coco/val2017").glob("*.jpg"))[:3]
-    if not files:
-        pytest.skip("needs ../shared/data/coco/val2017")
+    files = sorted((shared_data / "data/coco/val2017").glob("*.jpg"))[:3]
+    assert files
     for file in files:
         image = np.array(Image.open(file).convert("RGB").resize((480, 480)))
         masks = np.kron(scene(60, 60, len(file.name))[1][:3], np.ones((1, 8, 8), bool)) > 0
