@@ -21,27 +21,29 @@ from promerge_d2.utils.files import atomic_path
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of the plot of ratios
 STAGES = (*BEFORE, *AFTER)
-RATIOS = {
-    "Prompts, filter and merging, to released-style": ("masks.ratio_to_released", "masks"),
-    "Refinement, to released-style": ("refine.ratio_to_released", "refine"),
-    "Features, to released-style": ("features.ratio_to_released", "released"),
-    "Whole labeler, to released-style": ("total.ratio_to_released", "released"),
-    "– if all but our features were free": ("total.bound_by_features", "released"),
-    "After the features, to released-style": ("after_features.ratio_to_released", "released"),
-    "– as throughput": ("after_features.throughput_ratio_to_released", "released"),
-    "Whole labeler, to MaskCut": ("total.ratio_to_maskcut", "maskcut_reference"),
-    "– if MaskCut had our features": (
+RATIOS = (
+    ("Prompts, filter and merging, to released-style", "masks.ratio_to_released", "masks"),
+    ("Refinement, to released-style", "refine.ratio_to_released", "refine"),
+    ("Features, to released-style", "features.ratio_to_released", "released"),
+    ("Whole labeler, to released-style", "total.ratio_to_released", "released"),
+    ("– if all but our features were free", "total.bound_by_features", "released"),
+    ("After the features, to released-style", "after_features.ratio_to_released", "released"),
+    ("– as throughput", "after_features.throughput_ratio_to_released", "released"),
+    ("Whole labeler, to MaskCut", "total.ratio_to_maskcut", "maskcut_reference"),
+    (
+        "– if MaskCut had our features",
         "total.ratio_to_maskcut_same_features",
         "maskcut_reference",
     ),
-    "– if all but our features were free ": (
+    (
+        "– if all but our features were free",
         "total.bound_by_features_to_maskcut",
         "maskcut_reference",
     ),
-    "After the features, to MaskCut": ("after_features.ratio_to_maskcut", "maskcut_reference"),
-    "– as throughput ": ("after_features.throughput_ratio_to_maskcut", "maskcut_reference"),
-}
-"""Row of the table: the figure, and what stands before ``.images`` in the name of its count."""
+    ("After the features, to MaskCut", "after_features.ratio_to_maskcut", "maskcut_reference"),
+    ("– as throughput", "after_features.throughput_ratio_to_maskcut", "maskcut_reference"),
+)
+"""Row of the table, the figure, and what stands before ``.images`` in the name of its count."""
 
 SWEEPS = {
     "grid": "By side of the patch grid",
@@ -113,8 +115,8 @@ def markdown(results: Results) -> str:
 def ratio_table(figures: Figures) -> str:
     """Every ratio with its spread, and on how many images it was measured."""
     rows = [
-        [title.strip(), number(figures, name), number(figures, f"{count}.images")]
-        for title, (name, count) in RATIOS.items()
+        [title, number(figures, name), number(figures, f"{count}.images")]
+        for title, name, count in RATIOS
     ]
     return table(["", "times", "images"], rows)
 
@@ -222,10 +224,7 @@ def device_table(figures: Figures) -> str:
 
 def summary(results: Results) -> str:
     """The ratios and notes, for the terminal."""
-    lines = [
-        f"{title.strip():45} {number(results.figures, name):>16}"
-        for title, (name, _) in RATIOS.items()
-    ]
+    lines = [f"{title:45} {number(results.figures, name):>16}" for title, name, _ in RATIOS]
     return "\n".join([*lines, *results.notes])
 
 
@@ -260,7 +259,7 @@ def plot(results: Results, path: Path) -> None:
     left.invert_yaxis()
     left.set(xlabel="seconds an image, one thread", title="whole labeler")
     left.legend(fontsize=8)
-    ratios = [name for name, _ in RATIOS.values() if name in figures]
+    ratios = [name for _, name, _ in RATIOS if name in figures]
     values = [figures[name] for name in ratios]
     spreads = [figures[f"{name}.iqr"] / 2 for name in ratios]
     right.barh(ratios, values, xerr=spreads, color="tab:gray")
