@@ -13,12 +13,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+_BLOCK = 256  # pixels; their scratch fits the first cache
+_NO_KEY = np.int64(-1) << np.int64(62)  # further out than any point
+
 
 class PermutohedralLattice:
     """The lattice of a set of features.
 
     Args:
-        features: (P, d) float32, in standard deviations of the Gaussian.
+        features: (d, P) float32, in standard deviations of the Gaussian.
 
     Attributes:
         points: (P, d + 1) int32, the corners of each pixel's simplex.
@@ -33,24 +36,24 @@ class PermutohedralLattice:
     """
 
     def __init__(self, features: np.ndarray) -> None:
-        d = features.shape[1]
+        d, count = features.shape
         # of the embedding's basis: the blur then has unit variance
         scale = np.sqrt(2 / 3) * (d + 1) / np.sqrt([(i + 1) * (i + 2) for i in range(d)])
         bits = 63 // d  # of one coordinate in a packed key
-        reach = np.array([max(column.max(), -column.min()) for column in features.T])
+        reach = np.array([max(row.max(), -row.min()) for row in features])
         if not d * (reach @ scale) + d + 1 < 1 << (bits - 1):
             raise ValueError(f"features reach {reach.max()} standard deviations, too far")
         points, weights, keys = _embed(
             np.ascontiguousarray(features, np.float32), tuple(np.float32(scale)), bits
         )
         order = np.argsort(keys)  # in this order, neighbours are read one after another
-        place = np.empty(len(order), np.int32)
-        place[order] = np.arange(len(order), dtype=np.int32)
+        place = np.empty(len(order) + 1, np.int32)
+        place[order + 1] = np.arange(len(order), dtype=np.int32)
         self.points, self.weights = place[points], weights
         self.neighbours = _link(keys[order], d, bits)
         self.gain = np.float32(1 / (1 + 2.0**-d))
-        norm = self.filter(np.ones(len(features), np.float32))
-        self.weights = weights / np.sqrt(norm + np.float32(1e-20))[:, None]
+        norm = self.filter(np.ones(count, np.float32))
+        weights *= (1 / np.sqrt(norm + np.float32(1e-20)))[:, None]
 
     def filter(self, signal: np.ndarray) -> np.ndarray:
         """The Gaussian filter of a signal (P,) float32, normalised; gives (P,) float32."""
@@ -102,100 +105,138 @@ def _filter(signal, points, weights, neighbours):  # noqa: ANN001, ANN202 # prag
 
 @njit(cache=True, boundscheck=False)
 def _embed(features, scale, bits):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
-    """Corners and barycentric coordinates of every pixel, and the corners' packed coordinates."""
-    count = len(features)
+    """Corners and barycentric coordinates of every pixel, and the corners' packed coordinates.
+
+    Pixels go in blocks: first the arithmetic, coordinate by coordinate so that it vectorises,
+    then the look-ups, which do not wait for one another.
+    """
     d = len(scale)  # of a tuple: known to the compiler
+    count = features.shape[1]
     points = np.empty((count, d + 1), np.int32)
     weights = np.empty((count, d + 1), np.float32)
-    size = 1 << 12  # of the hash table
-    while size < 2 * count:  # rarely too small: there are about as many points as pixels
-        size *= 2
-    table = np.full(size, -1, np.int32)
-    keys = np.empty(size // 2, np.int64)
-    used = 0
+    corners = points.reshape(-1)
+    log_size = 12  # of the hash table
+    while 1 << log_size < 2 * count:  # rarely too small: there are fewer points than pixels
+        log_size += 1
+    table = np.zeros(1 << log_size, np.int32)  # 0 is a free slot
+    keys = np.empty((1 << log_size) // 2, np.int64)
+    keys[0] = _NO_KEY
+    used = 1
 
-    position = np.empty(d + 1, np.float32)
-    nearest = np.empty(d + 1, np.int32)
-    rank = np.empty(d + 1, np.int32)
-    last_nearest = np.zeros(d + 1, np.int32)
-    last_rank = np.full(d + 1, -1, np.int32)
-    share = np.empty(d + 2, np.float32)
-    inverse = np.float32(1 / (d + 1))
-    for p in range(count):
-        # onto the hyperplane of coordinate sum zero
-        total = np.float32(0)
-        for j in range(d, 0, -1):
-            value = features[p, j - 1] * scale[j - 1]
-            position[j] = total - j * value
-            total += value
-        position[0] = total
-        # the nearest point whose coordinates are all multiples of d + 1
-        excess = 0
-        for i in range(d + 1):
-            steps = np.int32(np.floor(position[i] * inverse + np.float32(0.5)))
-            nearest[i] = steps * (d + 1)
-            excess += steps
-        # the order of the residuals names the simplex around that point
-        for i in range(d + 1):
-            rank[i] = excess
-        for i in range(d):
-            residual = position[i] - nearest[i]
-            for j in range(i + 1, d + 1):
-                is_smaller = np.int32(residual < position[j] - nearest[j])
-                rank[i] += is_smaller
-                rank[j] += 1 - is_smaller
-        for i in range(d + 1):
-            if rank[i] < 0:
-                rank[i] += d + 1
-                nearest[i] += d + 1
-            elif rank[i] > d:
-                rank[i] -= d + 1
-                nearest[i] -= d + 1
-        # barycentric coordinates
-        share[:] = 0
-        is_same = True
-        for i in range(d + 1):
-            value = (position[i] - nearest[i]) * inverse
-            share[d - rank[i]] += value
-            share[d + 1 - rank[i]] -= value
-            is_same = is_same and nearest[i] == last_nearest[i] and rank[i] == last_rank[i]
-        share[0] += 1 + share[d + 1]
-        for k in range(d + 1):
-            weights[p, k] = share[k]
-        if is_same:  # neighbouring pixels often share their simplex
-            for k in range(d + 1):
-                points[p, k] = points[p - 1, k]
-            continue
-        for i in range(d + 1):
-            last_nearest[i] = nearest[i]
-            last_rank[i] = rank[i]
-        for k in range(d + 1):
-            key = np.int64(0)
-            for i in range(d):  # the last coordinate follows from the others
-                key = (key << bits) + nearest[i] + (k if rank[i] <= d - k else k - (d + 1))
-            slot = _find(table, keys, key)
-            if table[slot] < 0:
+    residual = np.empty((d + 1, _BLOCK), np.float32)
+    nearest = np.empty((d + 1, _BLOCK), np.int32)
+    rank = np.empty((d + 1, _BLOCK), np.int32)
+    key = np.empty(_BLOCK * (d + 1), np.int64)
+    missing = np.empty(_BLOCK * (d + 1), np.int64)
+    # packed: one in every coordinate, and d + 1 in one; the last coordinate follows from the others
+    ones = np.int64(0)
+    leap = np.zeros(d + 1, np.int64)
+    for i in range(d):
+        ones = (ones << bits) + 1
+        leap[i] = np.int64(d + 1) << (bits * (d - 1 - i))
+    sorted_residual = np.empty(d + 1, np.float32)  # by rank
+    sorted_leap = np.empty(d + 1, np.int64)
+    for first in range(0, count, _BLOCK):
+        block = features[:, first : first + _BLOCK]
+        _find_simplices(block, scale, residual, nearest, rank)
+        for b in range(block.shape[1]):
+            packed = np.int64(0)
+            for i in range(d):
+                packed = (packed << bits) + nearest[i, b]
+            for i in range(d + 1):
+                sorted_residual[rank[i, b]] = residual[i, b]
+                sorted_leap[rank[i, b]] = leap[i]
+            # the k-th corner has the d + 1 - k lowest ranks k above and the others d + 1 - k below
+            weights[first + b, 0] = 1 + sorted_residual[d] - sorted_residual[0]
+            key[b * (d + 1)] = packed
+            for k in range(1, d + 1):
+                weights[first + b, k] = sorted_residual[d - k] - sorted_residual[d + 1 - k]
+                packed += ones - sorted_leap[d + 1 - k]
+                key[b * (d + 1) + k] = packed
+        # first where the hash points, all at once; then, one by one, what was not there
+        start, wanted = first * (d + 1), block.shape[1] * (d + 1)
+        for q in range(wanted):
+            corners[start + q] = table[_hash(key[q], log_size)]
+        misses = 0
+        for q in range(wanted):
+            missing[misses] = q
+            misses += np.int64(keys[corners[start + q]] != key[q])
+        for q in missing[:misses]:
+            slot = _find(table, keys, key[q], log_size)
+            if table[slot] == 0:
                 if used == len(keys):
-                    size *= 2
-                    keys = np.concatenate((keys, np.empty(size // 2 - used, np.int64)))
-                    table = np.full(size, -1, np.int32)
-                    for v in range(used):
-                        table[_find(table, keys, keys[v])] = v
-                    slot = _find(table, keys, key)
-                keys[used] = key
+                    log_size += 1
+                    keys = np.concatenate((keys, np.empty(used, np.int64)))
+                    table = np.zeros(1 << log_size, np.int32)
+                    for v in range(1, used):
+                        table[_find(table, keys, keys[v], log_size)] = v
+                    slot = _find(table, keys, key[q], log_size)
+                keys[used] = key[q]
                 table[slot] = used
                 used += 1
-            points[p, k] = table[slot]
-    return points, weights, keys[:used]
+            corners[start + q] = table[slot]
+    return points, weights, keys[1:used]  # points count from 1
 
 
 @njit(cache=True, boundscheck=False)
-def _find(table, keys, key):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+def _find_simplices(  # noqa: ANN202 # pragma: no cover - compiled
+    features,  # noqa: ANN001 - (d, B)
+    scale,  # noqa: ANN001
+    residual,  # noqa: ANN001 - all three are written, (d + 1, _BLOCK)
+    nearest,  # noqa: ANN001
+    rank,  # noqa: ANN001
+):
+    """The nearest remainder-0 point, the distance from it and that distance's rank."""
+    d, count = features.shape
+    inverse = np.float32(1 / (d + 1))
+    total = np.zeros(count, np.float32)
+    for j in range(d, 0, -1):  # onto the hyperplane of coordinate sum zero
+        row, out, factor = features[j - 1], residual[j], scale[j - 1]
+        for b in range(count):
+            value = row[b] * factor
+            out[b] = total[b] - np.float32(j) * value
+            total[b] += value
+    residual[0, :count] = total
+    # the nearest point whose coordinates are all multiples of d + 1
+    excess = np.zeros(count, np.int32)
+    for i in range(d + 1):
+        position, near = residual[i], nearest[i]
+        for b in range(count):
+            steps = np.int32(np.floor(position[b] * inverse + np.float32(0.5)))
+            near[b] = steps * np.int32(d + 1)
+            excess[b] += steps
+            position[b] -= np.float32(near[b])
+    # the order of the residuals names the simplex around that point
+    for i in range(d + 1):
+        rank[i, :count] = excess
+    for i in range(d):
+        for j in range(i + 1, d + 1):
+            left, right, left_rank, right_rank = residual[i], residual[j], rank[i], rank[j]
+            for b in range(count):
+                is_smaller = np.int32(left[b] < right[b])
+                left_rank[b] += is_smaller
+                right_rank[b] += np.int32(1) - is_smaller
+    for i in range(d + 1):
+        position, near, order = residual[i], nearest[i], rank[i]
+        for b in range(count):
+            wrap = np.int32(d + 1) * (np.int32(order[b] < 0) - np.int32(order[b] > d))
+            order[b] += wrap
+            near[b] += wrap
+            position[b] = (position[b] - np.float32(wrap)) * inverse
+
+
+@njit(cache=True, boundscheck=False, inline="always")
+def _hash(key, log_size):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+    """Fibonacci hashing: the highest bits of the product, which every coordinate has changed."""
+    return ((key * np.int64(-7046029254386353131)) >> (64 - log_size)) & ((1 << log_size) - 1)
+
+
+@njit(cache=True, boundscheck=False)
+def _find(table, keys, key, log_size):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
     """The slot that holds ``key``, or the free one that is to hold it."""
-    mask = len(table) - 1
-    slot = (key * np.int64(-7046029254386353131) >> np.int64(20)) & mask  # Fibonacci hashing
-    while table[slot] >= 0 and keys[table[slot]] != key:
-        slot = (slot + 1) & mask
+    slot = _hash(key, log_size)
+    while table[slot] != 0 and keys[table[slot]] != key:
+        slot = (slot + 1) & (len(table) - 1)
     return slot
 
 

@@ -7,8 +7,8 @@ things make it fast, none of them an approximation that shows:
 * Two labels have one degree of freedom. With ``t = q(mask) - q(rest)`` the update of both labels
   becomes ``t = tanh((u + w_g G t + w_b B t) / 2)``, u the unary log odds (our own).
 * All masks of an image share its lattice, and go through it side by side.
-* After two rounds, most pixels are sure. Only those that are not send and take messages; every
-  ``_REVIEW`` rounds all are asked again (our own).
+* Most pixels are soon sure. Only those that are not send and take messages; after three of the
+  rounds all are asked again (our own).
 
 Shape letters: P pixels, M masks.
 """
@@ -24,7 +24,7 @@ from promerge_d2.labeler.lattice import PermutohedralLattice, blur
 
 _WIDTH = 4  # masks side by side; more would not fit the vector registers
 _SURE = np.float32(12.0)  # log odds; the messages of both kernels add up to 17 at most
-_REVIEW = 4  # rounds
+_REVIEWS = (0, 2, 5)  # the rounds after which all pixels are asked again
 
 
 def infer_masks(
@@ -50,9 +50,9 @@ def infer_masks(
         return masks.copy()
     height, width = image.shape[:2]
     spatial = _spatial_lattice(height, width, gaussian["sxy"])
-    colours = image.reshape(-1, 3).astype(np.float32) / np.float32(bilateral["srgb"])
+    colours = image.reshape(-1, 3).T / np.float32(bilateral["srgb"])
     joint = PermutohedralLattice(
-        np.concatenate([_positions(height, width, bilateral["sxy"]), colours], axis=1)
+        np.concatenate([_positions(height, width, bilateral["sxy"]), colours])
     )
     refined = np.empty_like(masks)
     for first in range(0, len(masks), _WIDTH):
@@ -77,9 +77,9 @@ def infer_masks(
 
 @functools.lru_cache(maxsize=8)
 def _positions(height: int, width: int, deviation: float) -> np.ndarray:
-    """Column and row of every pixel (P, 2) float32, in standard deviations."""
+    """Column and row of every pixel (2, P) float32, in standard deviations."""
     rows, columns = np.divmod(np.arange(height * width, dtype=np.int64), width)
-    return np.stack([columns, rows], axis=1).astype(np.float32) / np.float32(deviation)
+    return np.stack([columns, rows]).astype(np.float32) / np.float32(deviation)
 
 
 @functools.lru_cache(maxsize=4)
@@ -153,7 +153,7 @@ def _infer(  # noqa: ANN202 # pragma: no cover - compiled
                     v, weight = points_g[p, k], weights_g[p, k]
                     for m in range(width):
                         splat_g[v, m] += weight * change[m]
-        if iteration < 2 or iteration % _REVIEW == _REVIEW - 1:
+        if iteration in _REVIEWS:
             asked = count
             for i in range(count):
                 active[i] = i

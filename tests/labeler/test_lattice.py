@@ -6,7 +6,7 @@ from promerge_d2.labeler.lattice import PermutohedralLattice, blur
 
 def kernel(features):
     """The filter as a matrix: what pixel q sends to pixel p."""
-    lattice = PermutohedralLattice(features)
+    lattice = PermutohedralLattice(features.T)
     return np.stack([lattice.filter(pixel) for pixel in np.eye(len(features), dtype=np.float32)], 1)
 
 
@@ -44,14 +44,14 @@ def test_far_pixels_do_not_meet():
 
 def test_filter_is_linear():
     rng = np.random.default_rng(0)
-    lattice = PermutohedralLattice(rng.normal(size=(50, 2)).astype(np.float32))
+    lattice = PermutohedralLattice(rng.normal(size=(2, 50)).astype(np.float32))
     a, b = rng.normal(size=(2, 50)).astype(np.float32)
     expected = 2 * lattice.filter(a) - lattice.filter(b)
     assert np.allclose(lattice.filter(2 * a - b), expected, atol=1e-5)
 
 
 def test_neighbours_go_both_ways():
-    features = np.random.default_rng(1).normal(size=(200, 2)).astype(np.float32)
+    features = np.random.default_rng(1).normal(size=(2, 200)).astype(np.float32)
     neighbours = PermutohedralLattice(features).neighbours
     count = neighbours.shape[1]
     linked = 0
@@ -65,7 +65,7 @@ def test_neighbours_go_both_ways():
 
 def test_a_table_that_grows_finds_what_it_had():
     """Far more lattice points than the first table holds: every pixel still has its own."""
-    features = np.arange(5000, dtype=np.float32)[:, None] * 10
+    features = np.arange(5000, dtype=np.float32)[None] * 10
     lattice = PermutohedralLattice(features)
     assert len(np.unique(lattice.points)) == lattice.neighbours.shape[1] > 5000
     assert np.allclose(lattice.filter(np.ones(5000, np.float32)), 1, atol=1e-4)
@@ -88,11 +88,11 @@ def test_negative_features_are_as_good():
 
 def test_features_too_far_apart_are_refused():
     with pytest.raises(ValueError, match="standard deviations"):
-        PermutohedralLattice(np.array([[0, 0, 0, 0, 5000]], np.float32))
+        PermutohedralLattice(np.array([[0], [0], [0], [0], [5000]], np.float32))
 
 
 def test_equal_features_give_equal_bytes():
-    features = np.random.default_rng(3).normal(size=(500, 5)).astype(np.float32)
+    features = np.random.default_rng(3).normal(size=(5, 500)).astype(np.float32)
     first, second = PermutohedralLattice(features), PermutohedralLattice(features.copy())
     for name in ("points", "weights", "neighbours"):
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes()

@@ -27,7 +27,7 @@ def scene(height, width, seed):
 
 def matrix(features):
     """A lattice's filter: what pixel q (column) sends to pixel p."""
-    lattice = PermutohedralLattice(features.astype(np.float32))
+    lattice = PermutohedralLattice(features.T.astype(np.float32))
     return np.stack([lattice.filter(pixel) for pixel in np.eye(len(features), dtype=np.float32)], 1)
 
 
