@@ -28,7 +28,7 @@ setup(
         "pillow",
         "pycocotools",
         "scipy",
-        "timm>=1.0",
+        "timm>=1.0.20",
         "torch>=2.0",
         "torchvision",
         "tqdm",
@@ -37,5 +37,6 @@ setup(
         "crf": ["pydensecrf2"],  # the papers' CRF, to compare with; needs a C++ compiler
         "demo": demo,  # the quick start: offline weights, example images, plots
         "dev": [*demo, "pytest", "ruff"],
+        "ray": ["ray[data]"],  # labelling on a Ray cluster
     },
 )

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import timm
 import torch
 from scipy import ndimage
 
@@ -26,6 +27,7 @@ from promerge_d2.labeler.config import GridConfig, LabelerConfig
 from promerge_d2.labeler.maskcut import MaskCutLabeler
 from promerge_d2.labeler.promerge import Stages
 from promerge_d2.labeler.refinement import refine_masks
+from promerge_d2.utils.errors import UserError
 
 
 class ReleasedExtractor(FeatureExtractor):
@@ -37,10 +39,18 @@ class ReleasedExtractor(FeatureExtractor):
     Args:
         args: of ``FeatureExtractor``; the transformer given is changed.
         kwargs: likewise.
+
+    Raises:
+        UserError: the network is no plain ViT.
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
+        if not isinstance(self.vit, timm.models.VisionTransformer):
+            raise UserError(
+                f"the benchmark's released-style features are for plain ViTs, which "
+                f"{self.backbone.name} is not"
+            )
         for block in self.vit.blocks:
             block.attn.fused_attn = False  # timm then writes attention out
 
@@ -69,7 +79,9 @@ class ReleasedRefinement(Labeler):
     """Refinement one mask at a time, each with a CRF object and a lattice of its own."""
 
     @staticmethod
-    def refine(image: np.ndarray, masks: np.ndarray, config: GridConfig) -> np.ndarray:
+    def refine(
+        image: np.ndarray, masks: np.ndarray, config: GridConfig
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As of ``Labeler``; the refiner is ``dense_crf`` unless it is ``none``."""
         refiner = "none" if config.refine == "none" else "dense_crf"
         return refine_one_by_one(image, masks, refiner, config.refine_min_iou)
@@ -77,7 +89,7 @@ class ReleasedRefinement(Labeler):
 
 def refine_one_by_one(
     image: np.ndarray, masks: np.ndarray, refiner: str, min_iou: float
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """``refine_masks`` with nothing shared between the masks of an image.
 
     Args:
@@ -87,10 +99,10 @@ def refine_one_by_one(
         min_iou: in [0, 1].
 
     Returns:
-        Kept masks (K, h, w) bool.
+        Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
     """
-    kept = [refine_masks(image, mask[None], refiner, min_iou)[0] for mask in masks]
-    return np.concatenate(kept)
+    refined = [refine_masks(image, mask[None], refiner, min_iou)[0] for mask in masks]
+    return np.concatenate(refined), np.flatnonzero([len(kept) for kept in refined])
 
 
 def released_grid_masks(features: torch.Tensor, config: LabelerConfig) -> Stages:

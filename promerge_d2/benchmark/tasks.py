@@ -161,7 +161,7 @@ def refine(
 
     def run(image: np.ndarray, coarse: np.ndarray) -> np.ndarray:
         if refiner == RELEASED:
-            return refine_one_by_one(image, coarse, "dense_crf", 0)
+            return refine_one_by_one(image, coarse, "dense_crf", 0)[0]
         return refine_masks(image, coarse, refiner, 0)[0]
 
     run(np.zeros((32, 32, 3), np.uint8), np.eye(4, dtype=bool)[None])

@@ -28,7 +28,9 @@ def add_labeler_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backbone", default="dino_vitb8", help=", ".join(BACKBONES))
     parser.add_argument("--weights", help="local weights file instead of the official one")
-    parser.add_argument("--facet", default="key", choices=FACETS)
+    parser.add_argument(
+        "--facet", choices=FACETS, help="default: the key, or the last stage of a ResNet"
+    )
     parser.add_argument(
         "--center",
         choices=("on", "off"),

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from promerge_d2.labeler.filtering import FILTERS
 from promerge_d2.labeler.prompting import SIDE_RULES
-from promerge_d2.labeler.refinement import REFINERS
+from promerge_d2.labeler.refinement import REFINERS, UPSAMPLINGS
 from promerge_d2.utils.errors import UserError
 
 SOLVERS = ("lanczos", "dense")
@@ -23,8 +23,14 @@ class GridConfig:
 
     Attributes:
         grid: rows and columns of the patch grid; the image is squashed to it.
+        keep_aspect: instead, the grid takes the shape of the image, with as many patches.
+        upsampling: how masks of the grid become masks of pixels: ``nearest``, or ``linear`` and
+            cut at a half.
         refine: refiner, a name of ``promerge_d2.labeler.refinement.REFINERS``.
-        refine_min_iou: a mask that refinement changes to a lower IoU than this is dropped.
+        refine_min_iou: a mask that refinement changes to a lower IoU than this is not confirmed.
+        unconfirmed: ``drop`` such masks, or ``keep`` them as they were before.
+        min_fragment: fragments of a mask are dropped below this share of its largest one.
+        max_iou: a mask is dropped that overlaps an earlier one by more; 1 keeps all.
         pixels_per_patch: side of a patch in the working image of the refiner (the release
             refines at 480 pixels for 60 patches).
         apply_exif: turn photos as their EXIF says; the release does not, which leaves its masks
@@ -34,8 +40,13 @@ class GridConfig:
     presets: ClassVar[dict[str, dict[str, object]]] = {"release": {}}
 
     grid: tuple[int, int] = (60, 60)
+    keep_aspect: bool = False
+    upsampling: str = "nearest"
     refine: str = "mean_field"
     refine_min_iou: float = 0.5
+    unconfirmed: str = "drop"
+    min_fragment: float = 0.0
+    max_iou: float = 1.0
     pixels_per_patch: int = 8
     apply_exif: bool = True
 
@@ -51,10 +62,22 @@ class GridConfig:
         """What the values must hold; a subclass adds its own."""
         return [
             (len(self.grid) == 2 and min(self.grid) >= 2, "grid", "two sides of 2 or more"),
+            self._one_of("upsampling", UPSAMPLINGS),
             self._one_of("refine", REFINERS),
             self._between("refine_min_iou", 0, 1),
+            self._one_of("unconfirmed", ("drop", "keep")),
+            self._between("min_fragment", 0, 1),
+            self._between("max_iou", 0, 1),
             self._at_least("pixels_per_patch", 1),
         ]
+
+    def grid_for(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch grid of an image of height x width pixels."""
+        rows, columns = self.grid
+        if not self.keep_aspect:
+            return rows, columns
+        side = (height * width / (rows * columns)) ** 0.5  # of a patch, in pixels
+        return max(2, round(height / side)), max(2, round(width / side))
 
     def _one_of(self, name: str, names: tuple[str, ...] | dict) -> Check:
         return getattr(self, name) in names, name, " or ".join(names)
@@ -96,6 +119,8 @@ class LabelerConfig(GridConfig):
     """Settings of ``promerge``. The defaults are the released ones (promerge.md A3).
 
     Attributes:
+        proposals: ``prompts``: the paper's, by point prompts, background vote, cascade filter
+            and merging; or ``tree``: regions of all scales, scored (``merge_tree``, ``scoring``).
         stride: patches between prompts. 4 on a 60x60 grid makes K = 225 prompts, 6 makes 100.
         tau_b: cosine above which a patch belongs to a prompt's mask (paper: tau_b). Raise it for
             smaller, tighter masks.
@@ -111,6 +136,12 @@ class LabelerConfig(GridConfig):
         tau_merge_gate: below this overlap share, features are not asked.
         tau_merge_f: masks that pass the gate merge at this product of mean features or more
             (paper: tau_merge^f).
+        min_patches: regions of the tree with fewer patches are left out.
+        max_share: regions of the tree of more than this share of the grid are left out.
+        background_quantile: of the tree's regions, see ``scoring.score_masks``.
+        max_masks: of the tree's regions, the best are kept, at most so many.
+
+    Settings from ``stride`` to ``tau_merge_f`` act on ``prompts``, those after it on ``tree``.
     """
 
     presets: ClassVar[dict[str, dict[str, object]]] = {
@@ -118,8 +149,19 @@ class LabelerConfig(GridConfig):
         "paper": {"stride": 6, "side_rule": "at_least_half"},
         # What the released code does: 225 prompts, a side is covered by more than half of it.
         "release": {},
+        # Regions of all scales with scores (our own): finds more, ranks it, costs more.
+        "best": {
+            "proposals": "tree",
+            "keep_aspect": True,
+            "upsampling": "linear",
+            "refine_min_iou": 0.7,
+            "unconfirmed": "keep",
+            "min_fragment": 0.1,
+            "max_iou": 0.7,
+        },
     }
 
+    proposals: str = "prompts"
     stride: int = 4
     tau_b: float = 0.2
     side_rule: str = "more_than_half"
@@ -132,17 +174,24 @@ class LabelerConfig(GridConfig):
     tau_merge_ioa: float = 0.5
     tau_merge_gate: float = 0.1
     tau_merge_f: float = 0.1
+    min_patches: int = 4
+    max_share: float = 0.95
+    background_quantile: float = 0.7
+    max_masks: int = 100
 
     def _checks(self) -> list[Check]:
         shares = ("component_share", "background_vote", "min_background", "tau_ioa")
-        shares += ("tau_merge_ioa", "tau_merge_gate")
+        shares += ("tau_merge_ioa", "tau_merge_gate", "max_share", "background_quantile")
         return [
             *super()._checks(),
+            self._one_of("proposals", ("prompts", "tree")),
             self._at_least("stride", 1),
             self._one_of("side_rule", SIDE_RULES),
             self._one_of("background_filter", FILTERS),
             *(self._between(name, -1, 1) for name in ("tau_b", "tau_f", "tau_merge_f")),
             *(self._between(name, 0, 1) for name in shares),
+            self._at_least("min_patches", 2),
+            self._at_least("max_masks", 1),
         ]
 
 

@@ -22,7 +22,13 @@ from pycocotools import mask as mask_utils
 
 from promerge_d2.features import FeatureExtractor
 from promerge_d2.labeler.config import GridConfig
-from promerge_d2.labeler.refinement import check_refiner, refine_masks, resize_mask
+from promerge_d2.labeler.refinement import (
+    check_refiner,
+    drop_fragments,
+    refine_masks,
+    resize_mask,
+)
+from promerge_d2.labeler.scoring import suppress
 from promerge_d2.utils.image import ImageLike, load_image, resize_image
 
 
@@ -84,10 +90,12 @@ class GridMasks(Protocol):
 
     Attributes:
         merged: (M, H, W) bool, final masks on the grid in the order of the records, or None.
+        scores: (M,) in [0, 1], or None where all masks count alike.
         reason: a key of ``Labeler.reasons`` when there are none, else None.
     """
 
     merged: np.ndarray | None
+    scores: np.ndarray | None
     reason: str | None
 
 
@@ -121,7 +129,7 @@ class Labeler(ABC):
         preset: str = "release",
         backbone: str = "dino_vitb8",
         weights: str | os.PathLike | None = None,
-        facet: str = "key",
+        facet: str | None = None,
         center: bool | None = None,
         device: str | torch.device = "cpu",
         precision: str = "fp32",
@@ -134,7 +142,8 @@ class Labeler(ABC):
             preset: a name of ``config_class.presets``.
             backbone: a name of the registry; its weights are fetched on first use.
             weights: a local weights file instead.
-            facet: ``"key"`` (ProMerge's), ``"query"``, ``"value"`` or ``"token"``.
+            facet: ``"key"`` (ProMerge's), ``"query"``, ``"value"`` or ``"token"``; None takes
+                the first that the backbone has: of a ViT the key.
             center: subtract the image's mean feature; None as the backbone's entry says.
             device: where features are computed.
             precision: see ``FeatureExtractor``.
@@ -174,7 +183,8 @@ class Labeler(ABC):
             * ``segmentation``: COCO RLE of the upright image, ``{"size": [H, W], "counts": str}``;
             * ``area``: pixels in the mask, int;
             * ``bbox``: ``[x, y, width, height]`` in pixels, floats;
-            * ``score``: 1.0 (the releases rank no mask above another).
+            * ``score``: how likely it is an object, in [0, 1]; 1.0 for labelers that rank no mask
+              above another, as the releases.
 
             Empty when there is none; ``label`` then says why.
 
@@ -218,12 +228,23 @@ class Labeler(ABC):
     def launch(self, images: Sequence[Decoded]) -> Callable[[], list[Prepared]]:
         """Start ``extract``; the function returned waits and gives what it gives."""
         started = time.perf_counter()
-        wait_for_features = self.extractor.launch([image.squashed for image in images])
+        shapes: dict[tuple[int, ...], list[int]] = {}  # a batch is of one shape
+        for index, image in enumerate(images):
+            shapes.setdefault(image.squashed.shape, []).append(index)
+        waits = [
+            (indices, self.extractor.launch([images[index].squashed for index in indices]))
+            for indices in shapes.values()
+        ]
         launched = time.perf_counter() - started
 
         def wait() -> list[Prepared]:
             started = time.perf_counter()
-            features = wait_for_features()
+            found = {
+                index: image_features
+                for indices, wait_for_features in waits
+                for index, image_features in zip(indices, wait_for_features(), strict=True)
+            }
+            features = [found[index] for index in range(len(images))]
             seconds = (launched + time.perf_counter() - started) / len(images)
             return [
                 Prepared(
@@ -260,10 +281,16 @@ class Labeler(ABC):
         )
         if stages.reason:
             return result
-        masks = cls.refine(prepared.working, stages.merged, config)
+        masks, kept = cls.refine(prepared.working, stages.merged, config)
+        scores = np.ones(len(masks)) if stages.scores is None else stages.scores[kept]
+        masks, scores = clean_masks(masks, scores, config)
         masks = [resize_mask(mask, prepared.height, prepared.width) for mask in masks]
         refined = time.perf_counter()
-        result.records = [mask_record(mask) for mask in masks if mask.any()]
+        result.records = [
+            mask_record(mask, float(score))
+            for mask, score in zip(masks, scores, strict=True)
+            if mask.any()
+        ]
         result.seconds["refinement"] = refined - found
         result.seconds["encoding"] = time.perf_counter() - refined
         if not result.records:
@@ -271,7 +298,9 @@ class Labeler(ABC):
         return result
 
     @staticmethod
-    def refine(image: np.ndarray, masks: np.ndarray, config: GridConfig) -> np.ndarray:
+    def refine(
+        image: np.ndarray, masks: np.ndarray, config: GridConfig
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Refine the masks of an image.
 
         Args:
@@ -280,10 +309,38 @@ class Labeler(ABC):
             config: the labeler's.
 
         Returns:
-            Kept masks (K, h, w) bool.
+            Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
         """
-        kept, _ = refine_masks(image, masks, config.refine, config.refine_min_iou)
-        return kept
+        return refine_masks(
+            image,
+            masks,
+            config.refine,
+            config.refine_min_iou,
+            config.upsampling,
+            config.unconfirmed,
+        )
+
+
+def clean_masks(
+    masks: np.ndarray, scores: np.ndarray, config: GridConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take small fragments off refined masks, and drop masks that overlap an earlier one.
+
+    Args:
+        masks: (M, h, w) bool.
+        scores: (M,).
+        config: its ``min_fragment`` and ``max_iou``.
+
+    Returns:
+        Kept masks (K, h, w) bool and their scores (K,), in the order given.
+    """
+    if config.min_fragment > 0 and len(masks):
+        masks = drop_fragments(masks, config.min_fragment)
+    if config.max_iou < 1 and len(masks):
+        # in the order given, on every other pixel: overlaps need no more
+        kept = suppress(masks[:, ::2, ::2], np.zeros(len(masks)), config.max_iou, len(masks))
+        masks, scores = masks[kept], scores[kept]
+    return masks, scores
 
 
 def decode(image: ImageLike, patch: int, config: GridConfig) -> Decoded:
@@ -301,11 +358,11 @@ def decode(image: ImageLike, patch: int, config: GridConfig) -> Decoded:
     """
     started = time.perf_counter()
     pixels = load_image(image, config.apply_exif)
-    rows, columns = config.grid
+    height, width = pixels.shape[:2]
+    rows, columns = config.grid_for(height, width)
     squashed = resize_image(pixels, rows * patch, columns * patch)
     side = config.pixels_per_patch
     working = squashed if side == patch else resize_image(pixels, rows * side, columns * side)
-    height, width = pixels.shape[:2]
     return Decoded(height, width, squashed, working, {"decoding": time.perf_counter() - started})
 
 

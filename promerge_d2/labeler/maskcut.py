@@ -55,6 +55,7 @@ class MaskCutStages:
 
     merged: np.ndarray
     reason: str | None = None
+    scores: None = None  # no cut counts more than another
 
 
 def alike_graph(features: torch.Tensor, tau: float) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -96,11 +97,21 @@ def check_refiner(name: str) -> None:
         _import_densecrf()
 
 
-def upsample(masks: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Nearest-neighbour upsampling of masks (M, H, W) to (M, height, width).
+UPSAMPLINGS = ("nearest", "linear")
 
-    Pixel r of the result shows row ``floor(r * H / height)``.
+
+def upsample(masks: np.ndarray, height: int, width: int, how: str = "nearest") -> np.ndarray:
+    """Masks (M, H, W) bool to (M, height, width) bool.
+
+    With ``nearest`` pixel r of the result shows row ``floor(r * H / height)``; ``linear``
+    interpolates between the centres of patches and cuts at a half.
     """
+    if how == "linear":
+        soft = [
+            cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+            for mask in masks
+        ]
+        return np.array(soft).reshape(-1, height, width) > 0.5
     rows = np.arange(height) * masks.shape[1] // height
     columns = np.arange(width) * masks.shape[2] // width
     return masks[:, rows][:, :, columns]
@@ -121,28 +132,52 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)) >= 128
 
 
-def refine_masks(
-    image: np.ndarray, masks: np.ndarray, refiner: str, min_iou: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Refine masks along the image's edges; drop those that the refiner does not confirm.
+def drop_fragments(masks: np.ndarray, min_share: float) -> np.ndarray:
+    """Masks (M, h, w) bool without the components below a share of the mask's largest one."""
+    labels, areas = label_components(masks)
+    # labels rise from mask to mask
+    last = np.maximum.accumulate(labels.max(axis=(1, 2), initial=0))
+    first = np.concatenate([[0], last[:-1]]) + 1
+    is_kept = np.zeros(len(areas), bool)
+    for start, stop in zip(first, last + 1, strict=True):
+        mine = areas[start:stop]
+        is_kept[start:stop] = mine >= min_share * mine.max(initial=0)
+    return is_kept[labels]
 
-    Holes of a refined mask are filled; it is dropped when its IoU with the mask before is below
-    ``min_iou``. With the refiner ``none`` the masks stay as they are.
+
+def refine_masks(
+    image: np.ndarray,
+    masks: np.ndarray,
+    refiner: str,
+    min_iou: float,
+    upsampling: str = "nearest",
+    unconfirmed: str = "drop",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Refine masks along the image's edges.
+
+    Holes of a refined mask are filled. A mask is not confirmed when the refined one's IoU with it
+    is below ``min_iou``. With the refiner ``none`` the masks stay as they are.
 
     Args:
         image: (h, w, 3) uint8 RGB, the working image.
         masks: (M, H, W) bool on the patch grid.
         refiner: a name of ``REFINERS``.
         min_iou: in [0, 1].
+        upsampling: see ``upsample``.
+        unconfirmed: ``"drop"`` masks that are not confirmed, or ``"keep"`` them unrefined.
 
     Returns:
         Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
     """
-    before = upsample(masks, *image.shape[:2])
+    before = upsample(masks, *image.shape[:2], upsampling)
     refine = REFINERS[refiner]
     if refine is None or not len(masks):
         return before, np.arange(len(masks))
     after = fill_holes(refine(image, before))
     union = np.count_nonzero(before | after, axis=(1, 2))
-    kept = np.flatnonzero(np.count_nonzero(before & after, axis=(1, 2)) / union >= min_iou)
+    confirmed = np.count_nonzero(before & after, axis=(1, 2)) / union >= min_iou
+    if unconfirmed == "keep":
+        after[~confirmed] = before[~confirmed]
+        return after, np.arange(len(masks))
+    kept = np.flatnonzero(confirmed)
     return after[kept], kept

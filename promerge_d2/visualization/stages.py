@@ -25,6 +25,7 @@ from promerge_d2.labeler import Labeler, LabelResult
 from promerge_d2.labeler.filtering import mean_feature, mean_similarities
 from promerge_d2.labeler.prompting import covers_sides, normalize, prompt_grid, prompt_masks
 from promerge_d2.labeler.refinement import resize_mask, upsample
+from promerge_d2.labeler.scoring import resemblance_to_border
 from promerge_d2.utils.image import ImageLike, load_image, resize_image
 from promerge_d2.visualization.overlay import draw_masks
 
@@ -39,7 +40,8 @@ WHITE, PALE, GREY, BLACK = (255,) * 3, (238,) * 3, (110,) * 3, (20,) * 3
 RED, GREEN = (235, 40, 40), (40, 200, 70)
 
 HINTS = {
-    "no_foreground": "raise tau_b, so that masks get smaller and cover fewer sides",
+    "no_foreground": "raise tau_b, so that masks get smaller and cover fewer sides; with "
+    "proposals = tree, lower min_patches or raise max_share",
     "no_background": "lower tau_b, so that masks get larger, or side_rule = at_least_half",
     "small_background": "lower background_vote or min_background",
     "all_pruned": "raise tau_f or tau_ioa",
@@ -75,6 +77,12 @@ class View:
     def config(self) -> Any:
         """The labeler's settings."""
         return self.labeler.config
+
+    @property
+    def panels(self) -> tuple[tuple[str, Callable[[View], Panel | None]], ...]:
+        """The panels that tell what the labeler did."""
+        is_tree = getattr(self.config, "proposals", None) == "tree"
+        return PANELS[self.labeler.name + (", tree" if is_tree else "")]
 
     @functools.cached_property
     def prompts(self) -> np.ndarray:
@@ -308,6 +316,49 @@ def merged(view: View) -> Panel | None:
     )
 
 
+def regions(view: View) -> Panel:
+    """How finely the merge tree divides the image."""
+    found = view.stages.foreground
+    counts = found.sum(axis=0)
+    most = max(1, counts.max())
+    return Panel(
+        heat(counts / most, view.photo),
+        f"{view.settings('proposals', 'min_patches', 'max_share')}: {counted(found, 'region')}",
+        "How many regions of the merge tree a patch is in: neighbours merge, the most alike first. "
+        "Lower min_patches, or raise grid, for smaller objects.",
+        Scale(0, most),
+    )
+
+
+def likeness_to_border(view: View) -> Panel:
+    """The background cue of the scores."""
+    quantile = view.config.background_quantile
+    centred = view.features - view.features.mean(dim=(1, 2), keepdim=True)
+    shares = resemblance_to_border(normalize(centred).numpy(), quantile)
+    return Panel(
+        heat(shares.reshape(view.features.shape[1:]), view.photo),
+        f"{view.settings('background_quantile')}",
+        "Share of the border's patches that a patch resembles: bright regions score low. Raise "
+        "background_quantile to ask for more likeness.",
+        Scale(0, 1),
+    )
+
+
+def scored(view: View) -> Panel | None:
+    """The regions with the highest scores, on the grid."""
+    stages = view.stages
+    if stages.merged is None or not len(stages.merged):
+        return None
+    most, least = stages.scores.max(), stages.scores.min()
+    return Panel(
+        view.on_photo(stages.merged[: LISTED // 2]),
+        f"{view.settings('max_iou', 'max_masks')}: {len(stages.merged)} of "
+        f"{counted(stages.foreground, 'region')} kept, scores from {most:.2f} to {least:.2f}",
+        f"The {LISTED // 2} best regions. Of two that overlap by more than max_iou, the better one "
+        "stays.",
+    )
+
+
 def cuts(view: View) -> Panel:
     """The masks that MaskCut found."""
     masks = view.stages.merged
@@ -326,10 +377,10 @@ def refined(view: View) -> Panel | None:
         return None
     return Panel(
         draw_masks(view.photo, record_masks(view, after)),
-        f"{view.settings('refine', 'refine_min_iou', 'pixels_per_patch')}: {len(after)} of "
+        f"{view.settings('refine', 'refine_min_iou', 'unconfirmed', 'max_iou')}: {len(after)} of "
         f"{counted(before, 'mask')} kept",
         "Masks drawn along the edges of the image. One that changes to an IoU below "
-        "refine_min_iou is dropped: lower it to keep more.",
+        "refine_min_iou is dropped, or kept unrefined: see unconfirmed.",
     )
 
 
@@ -368,6 +419,15 @@ PANELS: dict[str, tuple[tuple[str, Callable[[View], Panel | None]], ...]] = {
         ("Refined", refined),
         ("Scores", scores),
     ),
+    "promerge, tree": (
+        ("Photograph", photograph),
+        ("Features", features),
+        ("Regions of all scales", regions),
+        ("Likeness to the border", likeness_to_border),
+        ("Best regions", scored),
+        ("Refined", refined),
+        ("Scores", scores),
+    ),
     "maskcut": (
         ("Photograph", photograph),
         ("Features", features),
@@ -376,7 +436,7 @@ PANELS: dict[str, tuple[tuple[str, Callable[[View], Panel | None]], ...]] = {
         ("Scores", scores),
     ),
 }
-"""Title and function, by the labeler's name, in the order of the work."""
+"""Title and function, by the labeler's name (and way), in the order of the work."""
 
 
 # What the panels draw
@@ -539,7 +599,7 @@ def draw_sheet(view: View) -> np.ndarray:
     Returns:
         (height, width, 3) uint8 RGB.
     """
-    panels = [(title, function(view)) for title, function in PANELS[view.labeler.name]]
+    panels = [(title, function(view)) for title, function in view.panels]
     last = max(index for index, (_, panel) in enumerate(panels) if panel is not None)
     reason = view.result.reason
     outcome = counted(view.result.records, "mask")

@@ -27,6 +27,16 @@ def test_release_preset():
         "refine_min_iou": 0.5,
         "pixels_per_patch": 8,
         "apply_exif": True,
+        "keep_aspect": False,
+        "upsampling": "nearest",
+        "unconfirmed": "drop",
+        "min_fragment": 0.0,
+        "max_iou": 1.0,
+        "proposals": "prompts",
+        "min_patches": 4,
+        "max_share": 0.95,
+        "background_quantile": 0.7,
+        "max_masks": 100,
     }
     assert config == LabelerConfig()
 
@@ -47,6 +57,11 @@ def test_maskcuts_release_preset():
         "refine_min_iou": 0.5,
         "pixels_per_patch": 8,
         "apply_exif": True,
+        "keep_aspect": False,
+        "upsampling": "nearest",
+        "unconfirmed": "drop",
+        "min_fragment": 0.0,
+        "max_iou": 1.0,
         "tau": 0.15,
         "masks": 3,
         "void_iou": 0.5,
@@ -162,7 +177,7 @@ def test_misspelt_setting_names_the_near_one(wrong, near):
     with pytest.raises(UserError) as caught:
         LabelerConfig.from_preset("release", **{wrong: 1})
     assert f"no labeler setting is named {wrong!r} (did you mean {near}?)" in str(caught.value)
-    assert "known: grid, refine, " in str(caught.value)
+    assert "known: grid, keep_aspect, " in str(caught.value)
     assert ", stride, tau_b, " in str(caught.value)
 
 
@@ -180,3 +195,13 @@ def test_unknown_preset():
 def test_settings_cannot_change_later():
     with pytest.raises(dataclasses.FrozenInstanceError):
         LabelerConfig().stride = 2
+
+
+def test_grid_that_keeps_the_shape_of_the_image():
+    """640 x 480 pixels in 3,600 patches: 9.24 pixels a patch."""
+    best = LabelerConfig.from_preset("best")
+    assert best.grid_for(480, 640) == (52, 69)
+    assert best.grid_for(640, 480) == (69, 52)
+    assert best.grid_for(500, 500) == (60, 60)
+    assert best.grid_for(3, 4000) == (2, 2191)
+    assert LabelerConfig.from_preset("release").grid_for(480, 640) == (60, 60)

@@ -8,6 +8,7 @@ from promerge_d2.labeler import refinement
 from promerge_d2.labeler.refinement import (
     check_refiner,
     dense_crf,
+    drop_fragments,
     refine_masks,
     resize_mask,
     upsample,
@@ -214,3 +215,43 @@ def test_a_coloured_square_gets_its_edges():
     assert (rough & truth).sum() / (rough | truth).sum() < 0.81
     assert iou > 0.97
     assert dense_crf(image, np.zeros((0, 96, 96), bool)).shape == (0, 96, 96)
+
+
+def test_linear_upsampling_cuts_between_patches():
+    """Between the centres of patches 1 and 2 the value falls from 1 to 0: the cut is half-way."""
+    mask = np.zeros((1, 1, 4), bool)
+    mask[0, 0, :2] = True
+    assert upsample(mask, 4, 16, "linear")[0, 0].tolist() == [True] * 8 + [False] * 8
+    corner = np.zeros((1, 3, 3), bool)
+    corner[0, 1, 1] = True
+    soft = upsample(corner, 30, 30, "linear")[0]
+    assert 0 < soft.sum() < upsample(corner, 30, 30)[0].sum()  # rounded
+    assert not soft[10, 10]
+
+
+def test_unconfirmed_masks_are_dropped_or_kept():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (40, 40, 3)).astype(np.uint8)
+    image[8:32, 8:32] = (200, 30, 30)
+    masks = np.zeros((2, 10, 10), bool)
+    masks[0, 2:8, 2:8] = True  # the square
+    masks[1, 4:6, 4:6] = True  # a hole in it, which the CRF fills up
+    dropped, kept = refine_masks(image, masks, "mean_field", 0.7)
+    assert kept.tolist() == [0]
+    both, indices = refine_masks(image, masks, "mean_field", 0.7, unconfirmed="keep")
+    assert indices.tolist() == [0, 1]
+    assert np.array_equal(both[0], dropped[0])
+    assert np.array_equal(both[1], upsample(masks, 40, 40)[1])
+
+
+def test_fragments_by_hand():
+    masks = np.zeros((3, 6, 12), bool)
+    masks[0, :4, :5] = True  # 20
+    masks[0, 5, 10:] = True  # 2: a tenth
+    masks[1, 0, 0] = True  # alone: stays, however small
+    masks[2, 0, :10] = masks[2, 2, :9] = True
+    clean = drop_fragments(masks, 0.11)
+    assert clean[0].sum() == 20
+    assert np.array_equal(clean[1:], masks[1:])
+    assert np.array_equal(drop_fragments(masks, 0.1), masks)
+    assert drop_fragments(np.zeros((2, 3, 3), bool), 0.5).sum() == 0
