@@ -73,7 +73,8 @@ def test_captions_of_a_square_counted_by_hand():
         "Pruned": "background_filter = cascade, tau_f = 0.4, tau_ioa = 0.8: 1 of 6 masks kept; "
         "5 add nothing to smaller ones",
         "Merged": "tau_merge_ioa = 0.5, tau_merge_gate = 0.1, tau_merge_f = 0.1: 1 became 1 mask",
-        "Refined": "refine = none, refine_min_iou = 0.5, unconfirmed = drop, max_iou = 1.0: 1 of 1 mask kept",
+        "Refined": "refine = none, refine_min_iou = 0.5, unconfirmed = drop, max_iou = 1.0: "
+        "1 of 1 mask kept",
         "Scores": "1 mask: each scores 1.00",
     }
 
