@@ -31,6 +31,7 @@ from promerge_d2.evaluation import (
     read_predictions,
 )
 from promerge_d2.features import get_backbone
+from promerge_d2.pseudo_labels import parts_of
 from promerge_d2.utils.cli import EXIT_NOT_FINISHED, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import make_folder, read_json, sha256_of, write_json
@@ -158,6 +159,7 @@ def label(split: str) -> None:
     if output.is_file() and stamp.is_file() and stamp.read_text() == inputs:
         print(f"{output} is up to date (same images, settings and code)")
         return
+    shutil.rmtree(parts_of(output), ignore_errors=True)
     run(command)
     stamp.write_text(inputs)
 

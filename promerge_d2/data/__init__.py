@@ -1,5 +1,6 @@
 """COCO JSON on disk to detectron2: registered data sets, and copy-paste for training."""
 
+from promerge_d2.data.builtin import register_benchmarks
 from promerge_d2.data.copy_paste import CopyPasteMapper, copy_paste
 from promerge_d2.data.datasets import (
     check_datasets,
@@ -9,6 +10,7 @@ from promerge_d2.data.datasets import (
 )
 
 register_builtins()
+register_benchmarks()
 
 __all__ = [
     "CopyPasteMapper",

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets.coco import load_coco_json
 
+from promerge_d2.data.lazy import LazyCoco
 from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.files import read_json
 
 CLASS_NAME = "object"
 
@@ -22,9 +21,9 @@ def register_promerge_instances(
 ) -> None:
     """Register a COCO-style file as a data set of one class.
 
-    Nothing is read before the data set is asked for. Whatever categories the file has, all its
-    objects become the class ``object``; ``score`` is kept. Registering the same again changes
-    nothing.
+    Nothing is read before the data set is asked for, and then no more than is looked at: see
+    ``LazyCoco``. Whatever categories the file has, all its objects become the class ``object``;
+    ``score`` is kept. Registering the same again changes nothing.
 
     Args:
         name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
@@ -45,7 +44,7 @@ def register_promerge_instances(
                 f"choose another name for {json_file} and {image_root}"
             )
         return
-    DatasetCatalog.register(name, lambda: load_class_agnostic(json_file, image_root, name))
+    DatasetCatalog.register(name, lambda: LazyCoco(json_file, image_root))
     MetadataCatalog.get(name).set(
         json_file=json_file,
         image_root=image_root,
@@ -53,30 +52,6 @@ def register_promerge_instances(
         thing_classes=[CLASS_NAME],
         how=how,
     )
-
-
-def load_class_agnostic(json_file: str, image_root: str, name: str | None = None) -> list[dict]:
-    """Read a COCO-style file as detectron2's dicts, every object of class 0.
-
-    Args:
-        json_file: the COCO JSON.
-        image_root: where the images are.
-        name: the data set's name, for detectron2's messages.
-
-    Returns:
-        detectron2's standard dicts; annotations keep ``score`` where the file has it. Crowds keep
-        ``iscrowd`` 1, which training leaves out.
-
-    Raises:
-        UserError: the file is missing or broken.
-    """
-    read_json(json_file, "data set's JSON")  # its message is clearer than pycocotools'
-    # Without a name, the loader neither maps category ids nor touches the metadata.
-    dicts = load_coco_json(json_file, image_root, None, extra_annotation_keys=["score"])
-    for record in dicts:
-        for annotation in record["annotations"]:
-            annotation["category_id"] = 0
-    return dicts
 
 
 def register_from_config(cfg: CfgNode) -> None:
@@ -148,12 +123,6 @@ BUILTINS = {
         "imagenet/train, then label them: python tools/label_images.py "
         "--input $DETECTRON2_DATASETS/imagenet/train --output $DETECTRON2_DATASETS/imagenet/"
         "annotations/promerge_release_train.json",
-    ),
-    "cls_agnostic_coco": Builtin(
-        "coco/annotations/instances_val2017.json",
-        "coco/val2017",
-        "get val2017.zip and annotations_trainval2017.zip from cocodataset.org into "
-        "$DETECTRON2_DATASETS/coco",
     ),
 }
 

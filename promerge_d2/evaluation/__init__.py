@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from promerge_d2.evaluation.bootstrap import Estimate, bootstrap, format_bootstrap
 from promerge_d2.evaluation.class_agnostic import (
-    METRICS,
     PROTOCOL,
+    check_iou_types,
     evaluate_class_agnostic,
     flat_metrics,
     format_table,
+    metrics_of,
 )
 from promerge_d2.evaluation.coco_json import (
     GroundTruth,
@@ -25,6 +27,7 @@ from promerge_d2.evaluation.coco_json import (
     read_ground_truth,
     read_predictions,
 )
+from promerge_d2.evaluation.matches import METRICS, Matches, match_instances
 from promerge_d2.evaluation.matching import MATCH_MODES, Predictions, place_predictions
 
 if TYPE_CHECKING:
@@ -35,14 +38,21 @@ __all__ = [
     "METRICS",
     "PROTOCOL",
     "ClassAgnosticEvaluator",
+    "Estimate",
     "GroundTruth",
     "ImageInfo",
     "Instance",
+    "Matches",
     "PredictionFile",
     "Predictions",
+    "bootstrap",
+    "check_iou_types",
     "evaluate_class_agnostic",
     "flat_metrics",
+    "format_bootstrap",
     "format_table",
+    "match_instances",
+    "metrics_of",
     "parse_ground_truth",
     "parse_predictions",
     "place_predictions",

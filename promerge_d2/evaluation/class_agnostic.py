@@ -9,40 +9,20 @@ The protocol is COCO's with one class: IoU 0.50 to 0.95, at most 100 predictions
   of its mask for mask figures, of its box for box figures. detectron2 does the same;
   ``COCO.loadRes`` alone takes the box area for both if the records have boxes.
 * Crowd regions of the ground truth are ignored as COCO does, not counted as objects.
-
-Objects are numbered anew from 1, because ``COCOeval`` reads the annotation id 0 as "no match".
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+import numpy as np
 
-from promerge_d2.evaluation.coco_json import GroundTruth, ImageId, Instance
+from promerge_d2.evaluation.coco_json import GroundTruth
+from promerge_d2.evaluation.matches import IOU_TYPES, Matches, match_instances
 from promerge_d2.evaluation.matching import Predictions
 from promerge_d2.utils.errors import UserError
 
-# in the order of COCOeval's stats
-METRICS = (
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "AR1",
-    "AR10",
-    "AR100",
-    "ARs",
-    "ARm",
-    "ARl",
-)
-IOU_TYPES = ("bbox", "segm")
 PROTOCOL = (
     "COCO, one class, per cent; max detections 100 (AR1: 1, AR10: 10); crowds of the ground truth "
     "ignored; ties by file order, across images by ascending id"
@@ -71,6 +51,20 @@ def evaluate_class_agnostic(
     Raises:
         UserError: masks are asked for, or there on both sides, but one record has none.
     """
+    return {
+        iou_type: metrics_of(match_instances(ground_truth, predictions, iou_type))
+        for iou_type in check_iou_types(ground_truth, predictions, iou_types)
+    }
+
+
+def check_iou_types(
+    ground_truth: GroundTruth, predictions: Predictions, iou_types: Sequence[str] | None = None
+) -> Sequence[str]:
+    """The IoU types to score: those asked for, or as ``evaluate_class_agnostic`` says.
+
+    Raises:
+        UserError: as ``evaluate_class_agnostic`` says.
+    """
     if iou_types is None:
         sides = (ground_truth.objects, predictions.instances)
         box_only = any(side and all(item.rle is None for item in side) for side in sides)
@@ -85,65 +79,19 @@ def evaluate_class_agnostic(
                     f"{item.where}: it has no mask, so mask figures cannot be computed; add its "
                     "segmentation, or evaluate boxes only (--iou-types bbox)"
                 )
-    return {iou_type: _evaluate(ground_truth, predictions, iou_type) for iou_type in iou_types}
+    return iou_types
 
 
-def _evaluate(
-    ground_truth: GroundTruth, predictions: Predictions, iou_type: str
-) -> dict[str, float]:
-    # ids of any type become 1, 2, ... in ascending order, which is the order of COCOeval
-    ranks = {image_id: rank for rank, image_id in enumerate(ground_truth.images, start=1)}
-    images = [
-        {"id": ranks[image.id], "height": image.height, "width": image.width}
-        for image in ground_truth.images.values()
-    ]
-    truth = (_record(obj, ranks, iou_type, obj.area) for obj in ground_truth.objects)
-    detections = (
-        _record(
-            item, ranks, iou_type, item.area if iou_type == "segm" else item.box[2] * item.box[3]
-        )
-        for item in predictions.instances
-    )
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        engine = COCOeval(_coco(images, truth), _coco(images, detections), iou_type)
-        engine.evaluate()
-        engine.accumulate()
-        engine.summarize()
-    stats = [float(value) for value in engine.stats]
+def metrics_of(matches: Matches) -> dict[str, float]:
+    """Figures of all images in per cent, -1 where there is no object (of that size)."""
+    values = matches.figures()[0]
     return {
-        name: value * 100 if value >= 0 else -1.0
-        for name, value in zip(METRICS, stats, strict=True)
+        name: -1.0 if np.isnan(value) else float(value)
+        for name, value in zip(matches.metrics, values, strict=True)
     }
 
 
-def _record(
-    item: Instance, ranks: dict[ImageId, int], iou_type: str, area: float
-) -> dict[str, Any]:
-    record = {
-        "image_id": ranks[item.image_id],
-        "category_id": 1,
-        "bbox": list(item.box),
-        "area": area,
-        "iscrowd": int(item.crowd),
-        "score": item.score,
-    }
-    if iou_type == "segm":
-        record["segmentation"] = item.rle
-    return record
-
-
-def _coco(images: list[dict[str, int]], records: Iterable[dict[str, Any]]) -> COCO:
-    api = COCO()
-    api.dataset = {
-        "images": images,
-        "categories": [{"id": 1, "name": "object"}],
-        "annotations": [{**record, "id": i} for i, record in enumerate(records, start=1)],
-    }
-    api.createIndex()
-    return api
-
-
-def flat_metrics(results: dict[str, dict[str, float]]) -> dict[str, float]:
+def flat_metrics(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """``{"segm": {"AP": 1.0}}`` becomes ``{"segm.AP": 1.0}``."""
     return {
         f"{iou_type}.{name}": value
@@ -155,9 +103,10 @@ def flat_metrics(results: dict[str, dict[str, float]]) -> dict[str, float]:
 def format_table(results: dict[str, dict[str, float]]) -> str:
     """The results as an aligned Markdown table, one row for boxes and one for masks."""
     kinds = {"bbox": "box", "segm": "mask"}
-    rows = [["", *METRICS], ["----", *["-----:"] * len(METRICS)]]
+    names = list(next(iter(results.values())))
+    rows = [["", *names], ["----", *["-----:"] * len(names)]]
     for iou_type, metrics in results.items():
-        rows.append([kinds[iou_type], *(f"{metrics[name]:.2f}" for name in METRICS)])
+        rows.append([kinds[iou_type], *(f"{metrics[name]:.2f}" for name in names)])
     return "\n".join(
         f"| {row[0]:<4} | " + " | ".join(f"{cell:>6}" for cell in row[1:]) + " |" for row in rows
     )

@@ -12,14 +12,15 @@ from __future__ import annotations
 import math
 import os
 import reprlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pycocotools import mask as mask_api
 
 from promerge_d2.evaluation.rle import to_rle
+from promerge_d2.evaluation.sections import Sections
 from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.files import read_json
 
 ImageId = int | str
 Box = tuple[float, float, float, float]
@@ -99,7 +100,7 @@ class GroundTruth:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawPrediction:
     """A prediction as read: box and score checked, its mask not yet, as that needs the image."""
 
@@ -131,12 +132,12 @@ class PredictionFile:
 
 def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     """Read a COCO-style ground-truth file; see ``parse_ground_truth``."""
-    return parse_ground_truth(read_json(path, "ground truth"), os.fspath(path))
+    return _ground_truth(Sections.open(path, "ground truth"))
 
 
 def read_predictions(path: str | os.PathLike) -> PredictionFile:
     """Read a COCO file or a result list of predictions; see ``parse_predictions``."""
-    return parse_predictions(read_json(path, "predictions"), os.fspath(path))
+    return _predictions(Sections.open(path, "predictions"))
 
 
 def parse_ground_truth(content: Any, name: str) -> GroundTruth:
@@ -153,26 +154,43 @@ def parse_ground_truth(content: Any, name: str) -> GroundTruth:
         UserError: not a COCO file, or a record with missing keys, duplicate ids, an unknown image,
             a bad box, area or mask; the message names the record.
     """
-    if isinstance(content, list):
+    return _ground_truth(Sections.of(content, name))
+
+
+def _ground_truth(file: Sections) -> GroundTruth:
+    name = file.name
+    if file.is_list:
         raise UserError(
             f"{name} is a bare list, as result files are; a ground truth needs 'images' and "
             "'annotations'"
         )
-    images = _read_images(_section(content, "images", name), name, need_size=True)
+    images = read_images(file.records("images"), name)
     if not images:
         raise UserError(f"{name} lists no images, so there is nothing to evaluate on")
-    objects = []
-    seen: dict[Any, str] = {}
-    for index, record in enumerate(_section(content, "annotations", name)):
+    return GroundTruth(name, images, list(iter_objects(file.records("annotations"), images, name)))
+
+
+def iter_objects(
+    records: Iterable[Any], images: dict[ImageId, ImageInfo], name: str
+) -> Iterator[Instance]:
+    """Check annotations one by one; see ``parse_ground_truth``.
+
+    Args:
+        records: the ``annotations`` of a COCO-style file.
+        images: its images.
+        name: what messages call the file.
+    """
+    seen: dict[Any, int] = {}
+    for index, record in enumerate(records):
         where = _where(name, "annotations", index, record)
         annotation_id = record.get("id")
         if isinstance(annotation_id, int | float | str):
             if annotation_id in seen:
                 raise UserError(
-                    f"{where}: the annotation id is also that of {seen[annotation_id]}; ids must "
-                    "be unique"
+                    f"{where}: the annotation id is also that of annotations"
+                    f"[{seen[annotation_id]}]; ids must be unique"
                 )
-            seen[annotation_id] = f"annotations[{index}]"
+            seen[annotation_id] = index
         image = images.get(_image_id(_key(record, "image_id", where), where))
         if image is None:
             raise UserError(f"{where}: its image is not in the 'images' of the file")
@@ -187,8 +205,7 @@ def parse_ground_truth(content: Any, name: str) -> GroundTruth:
             area = _number(area, "area", where)
             if area < 0:
                 raise UserError(f"{where}: area is {area}; it cannot be negative")
-        objects.append(_instance(where, image.id, box, rle, area, crowd=_is_crowd(record, where)))
-    return GroundTruth(name, images, objects)
+        yield _instance(where, image.id, box, rle, area, crowd=_is_crowd(record, where))
 
 
 def parse_predictions(content: Any, name: str) -> PredictionFile:
@@ -205,14 +222,16 @@ def parse_predictions(content: Any, name: str) -> PredictionFile:
         UserError: neither form, or a record with missing keys, a duplicate image id, an image that
             the file does not list, a bad box or score; the message names the record.
     """
+    return _predictions(Sections.of(content, name))
+
+
+def _predictions(file: Sections) -> PredictionFile:
+    name = file.name
+    section = "" if file.is_list else "annotations"
+    rows = file.records(section)
     images = None
-    section = ""
-    rows = content
-    if not isinstance(content, list):
-        section = "annotations"
-        rows = _section(content, "annotations", name)
-        if "images" in content:
-            images = _read_images(_section(content, "images", name), name, need_size=False)
+    if not file.is_list and file.has("images"):
+        images = read_images(file.records("images"), name, need_size=False)
     records = []
     crowds = without_score = 0
     for index, record in enumerate(rows):
@@ -261,12 +280,6 @@ def _instance(
     return Instance(where, image_id, box, rle, area, **flags)
 
 
-def _section(content: Any, key: str, name: str) -> list[Any]:
-    if not isinstance(content, dict) or not isinstance(content.get(key), list):
-        raise UserError(f"{name} is not a COCO-style file: it has no list {key!r}")
-    return content[key]
-
-
 def _where(name: str, section: str, index: int, record: Any) -> str:
     """Name a record: the file, its place, and the ids it has; refuse what is no record."""
     where = f"{name}: {section}[{index}]" if section else f"{name}: record {index}"
@@ -293,7 +306,20 @@ def _image_id(value: Any, where: str) -> ImageId:
     return value
 
 
-def _read_images(rows: list[Any], name: str, need_size: bool) -> dict[ImageId, ImageInfo]:
+def read_images(rows: Iterable[Any], name: str, need_size: bool = True) -> dict[ImageId, ImageInfo]:
+    """Check an ``images`` section.
+
+    Args:
+        rows: its records.
+        name: what messages call the file.
+        need_size: whether a record must have ``width`` and ``height``.
+
+    Returns:
+        The images by id, in ascending order of ids (integers before strings).
+
+    Raises:
+        UserError: a record with missing keys, a doubled id or a bad size; the message names it.
+    """
     images: dict[ImageId, ImageInfo] = {}
     for index, record in enumerate(rows):
         where = _where(name, "images", index, record)

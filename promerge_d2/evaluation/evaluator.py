@@ -12,12 +12,12 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.structures import BitMasks
+from detectron2.structures import BitMasks, Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from promerge_d2.evaluation.class_agnostic import evaluate_class_agnostic, format_table
-from promerge_d2.evaluation.coco_json import parse_predictions, read_ground_truth
+from promerge_d2.evaluation.coco_json import ImageId, parse_predictions, read_ground_truth
 from promerge_d2.evaluation.matching import place_predictions
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import write_json
@@ -25,6 +25,30 @@ from promerge_d2.utils.files import write_json
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "coco_instances_results.json"
+
+
+def detection_records(
+    instances: Instances, image_id: ImageId, *, masks: bool = True, boxes_from_masks: bool = False
+) -> list[dict[str, Any]]:
+    """A detector's instances as records of a COCO result list, all of category 1.
+
+    Args:
+        instances: ``pred_boxes`` (XYXY, pixels of the original image), ``scores``,
+            ``pred_classes`` and maybe ``pred_masks`` ``(N, H, W)`` bool.
+        image_id: of their image.
+        masks: whether masks are wanted; encoding them takes time.
+        boxes_from_masks: see ``ClassAgnosticEvaluator``.
+    """
+    instances = instances.to("cpu")
+    if boxes_from_masks and instances.has("pred_masks"):
+        found = BitMasks(instances.pred_masks)
+        boxes = instances.pred_boxes.clone()  # the caller keeps the predicted ones
+        boxes.tensor[found.nonempty()] = found[found.nonempty()].get_bounding_boxes().tensor
+        instances.pred_boxes = boxes
+    if not masks and instances.has("pred_masks"):
+        instances.remove("pred_masks")
+    records = instances_to_coco_json(instances, image_id)
+    return [{**record, "category_id": 1} for record in records]
 
 
 class ClassAgnosticEvaluator(DatasetEvaluator):
@@ -84,16 +108,13 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
                 ``scores``, ``pred_classes`` and maybe ``pred_masks`` ``(N, H, W)`` bool.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            instances = output["instances"].to("cpu")
-            if self._boxes_from_masks and instances.has("pred_masks"):
-                masks = BitMasks(instances.pred_masks)
-                boxes = instances.pred_boxes.clone()  # the caller keeps the predicted ones
-                boxes.tensor[masks.nonempty()] = masks[masks.nonempty()].get_bounding_boxes().tensor
-                instances.pred_boxes = boxes
-            if self._ground_truth.box_only and instances.has("pred_masks"):
-                instances.remove("pred_masks")  # encoding them costs time and scores nothing
-            detections = instances_to_coco_json(instances, record["image_id"])
-            self._detections.extend({**detection, "category_id": 1} for detection in detections)
+            records = detection_records(
+                output["instances"],
+                record["image_id"],
+                masks=not self._ground_truth.box_only,
+                boxes_from_masks=self._boxes_from_masks,
+            )
+            self._detections.extend(records)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Score what was processed.

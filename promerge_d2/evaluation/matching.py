@@ -26,6 +26,10 @@ _EXAMPLES = 5  # how many images a message names
 _COCO_PREFIX = re.compile(r"^COCO_[a-z]+\d{4}_")  # of COCO 2014 and LVIS v0.5
 
 
+class NoCommonImageError(UserError):
+    """Not one predicted image is in the ground truth."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Predictions whose images are those of a ground truth.
@@ -82,7 +86,7 @@ def place_predictions(
     if predicted and not known:
         other = "file_name" if match == "id" else "id"
         hint = "" if file.images is None else f", or use --match {other}"
-        raise UserError(
+        raise NoCommonImageError(
             f"no image of the predictions {file.name} is in the ground truth {ground_truth.name} "
             f"(matched by {match}): the predictions have for example {predicted[0]}, the ground "
             f"truth {next(iter(ground_truth.images.values()))}; give the ground truth of these "

@@ -8,18 +8,20 @@ garbage or read past the end. Everything here runs in image pixels; ``size`` is 
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as mask_api
 
 from promerge_d2.utils.errors import UserError
 
-_MAX_CHARS = 7  # 5 bits each: enough for any difference of two 32-bit run lengths
+# Characters "P" to "o" go on, "0" to "O" end a number. 7 of them hold 35 bits, enough for any
+# difference of two 32-bit run lengths.
+_NUMBERS = re.compile(rb"(?:[P-o]{0,6}[0-O])*")
 
 
-def parse_counts(counts: str | bytes) -> np.ndarray:
+def parse_counts(counts: str | bytes) -> list[int]:
     """Read the run lengths out of a compressed RLE string (COCO's ``maskApi``: LEB128-like).
 
     Args:
@@ -27,34 +29,40 @@ def parse_counts(counts: str | bytes) -> np.ndarray:
             the fourth run on, the difference to the run two before.
 
     Returns:
-        ``(R,)`` int64, the lengths of alternating runs of background and mask.
+        The lengths of alternating runs of background and mask.
 
     Raises:
         ValueError: characters outside the alphabet, a truncated or an overlong number.
 
     Example:
         >>> parse_counts("52203")  # 0 and 3 are differences to the runs two before
-        array([5, 2, 2, 2, 5])
+        [5, 2, 2, 2, 5]
     """
     text = counts.encode("utf-8") if isinstance(counts, str) else counts
-    chars = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
-    if chars.size == 0:
-        return chars
-    if chars.min() < 0 or chars.max() > 63:
-        raise ValueError("it holds characters that no RLE string has")
-    if chars[-1] & 0x20:
-        raise ValueError("the string is cut off in the middle of a number")
-    ends = np.flatnonzero((chars & 0x20) == 0)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    if lengths.max() > _MAX_CHARS:
-        raise ValueError("it holds a number too large for a run length")
-    place = np.arange(chars.size) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((chars & 0x1F) << (5 * place), starts)
-    runs -= ((chars[ends] & 0x10) != 0) * (1 << (5 * lengths))  # the sign of the last 5 bits
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])  # the first run stands alone
+    if not _NUMBERS.fullmatch(text):
+        raise ValueError(_reason(text))
+    runs: list[int] = []
+    value = shift = 0
+    for char in text:  # masks have some hundred characters, for which numpy takes longer
+        char -= 48
+        value |= (char & 0x1F) << shift
+        shift += 5
+        if not char & 0x20:
+            if char & 0x10:  # the sign of the last 5 bits
+                value -= 1 << shift
+            if len(runs) > 2:  # the first run stands alone, the next two have none to differ from
+                value += runs[-2]
+            runs.append(value)
+            value = shift = 0
     return runs
+
+
+def _reason(text: bytes) -> str:
+    if any(not 48 <= char < 112 for char in text):
+        return "it holds characters that no RLE string has"
+    if text[-1] >= 80:
+        return "the string is cut off in the middle of a number"
+    return "it holds a number too large for a run length"
 
 
 def to_rle(segmentation: Any, height: int, width: int, where: str) -> dict[str, Any]:
@@ -109,10 +117,9 @@ def _checked_rle(rle: dict[str, Any], height: int, width: int, where: str) -> di
         runs = _runs_of(counts)
     except ValueError as error:
         raise UserError(f"{where}: its RLE cannot be decoded: {error}") from error
-    if runs.size and runs.min() < 0:
+    if runs and min(runs) < 0:
         raise UserError(f"{where}: its RLE cannot be decoded: a run has a negative length")
-    # each run is bounded before they are added up, so that the sum cannot overflow
-    if (runs.size and runs.max() > height * width) or runs.sum() != height * width:
+    if sum(runs) != height * width:
         raise UserError(
             f"{where}: its RLE cannot be decoded: the runs do not add up to the "
             f"{height} x {width} = {height * width} pixels of the image"
@@ -123,17 +130,14 @@ def _checked_rle(rle: dict[str, Any], height: int, width: int, where: str) -> di
     return {"size": [height, width], "counts": text}
 
 
-def _runs_of(counts: Any) -> np.ndarray:
+def _runs_of(counts: Any) -> list[int]:
     if isinstance(counts, str | bytes):
         return parse_counts(counts)
     if not isinstance(counts, list):
         raise ValueError("'counts' is neither a string nor a list")
     if any(isinstance(run, bool) or not isinstance(run, int) for run in counts):
         raise ValueError("'counts' holds something that is not an integer")
-    try:
-        return np.array(counts, dtype=np.int64)
-    except OverflowError as error:
-        raise ValueError("it holds a number too large for a run length") from error
+    return counts
 
 
 def _checked_polygon(polygon: Any, height: int, width: int, where: str) -> list[float]:

@@ -2,6 +2,17 @@
 
 from promerge_d2.pseudo_labels.inputs import ImageList, list_images
 from promerge_d2.pseudo_labels.label import RunSummary, label_images
-from promerge_d2.pseudo_labels.pipeline import choose_workers
+from promerge_d2.pseudo_labels.merge import merge_labels
+from promerge_d2.pseudo_labels.pipeline import LocalEngine, choose_workers
+from promerge_d2.pseudo_labels.store import parts_of
 
-__all__ = ["ImageList", "RunSummary", "choose_workers", "label_images", "list_images"]
+__all__ = [
+    "ImageList",
+    "LocalEngine",
+    "RunSummary",
+    "choose_workers",
+    "label_images",
+    "list_images",
+    "merge_labels",
+    "parts_of",
+]

@@ -1,53 +1,51 @@
-"""Label a list of images into one COCO JSON."""
+"""Label a list of images: what is done is stored image by image, so that nothing is lost."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import logging
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 import traceback
-from concurrent.futures import BrokenExecutor, Future
-from contextlib import closing
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import cv2
+import numpy as np
 
 import promerge_d2
 from promerge_d2.labeler import Labeler, LabelResult
-from promerge_d2.pseudo_labels.inputs import ImageList
-from promerge_d2.pseudo_labels.pipeline import Job, label_jobs
+from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
+from promerge_d2.pseudo_labels.manifest import check_manifest, write_manifest
+from promerge_d2.pseudo_labels.merge import Labelled, merge_labels, tell_damaged
+from promerge_d2.pseudo_labels.pipeline import Engine, Job, LocalEngine
+from promerge_d2.pseudo_labels.store import NotFinished, Store, Writer, locked, parts_of, writing
+from promerge_d2.pseudo_labels.watch import Watch
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
-from promerge_d2.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
-CATEGORIES = [{"id": 1, "name": "object"}]
-
 
 @dataclass
-class RunSummary:
-    """What happened to the images of a run.
+class RunSummary(Labelled):
+    """What became of the images, and the time it took.
 
     Attributes:
-        images: images processed, with or without masks.
-        masks: masks found.
-        reasons: how many images have no mask, by reason.
-        failures: name and message of every image that could not be processed.
         seconds: time by stage, summed over images.
     """
 
-    images: int = 0
-    masks: int = 0
-    reasons: collections.Counter = field(default_factory=collections.Counter)
-    failures: list[dict[str, str]] = field(default_factory=list)
     seconds: collections.Counter = field(default_factory=collections.Counter)
 
 
@@ -57,115 +55,247 @@ def label_images(
     labeler: Labeler,
     preset: str,
     overlays: str | os.PathLike | None = None,
-    workers: int = 0,
-    batch_size: int = 1,
+    engine: Engine | None = None,
+    shard: int = 0,
+    shards: int = 1,
+    retry_failed: bool = False,
 ) -> RunSummary:
-    """Label images and write ``output`` (COCO JSON) and, beside it, ``*.run.json``.
+    """Label images into ``OUTPUT.parts``, one of ``shards`` parts of them; then write ``output``.
+
+    What is in the store already is not done again. Undivided work ends with ``output`` (COCO JSON)
+    and ``*.run.json`` beside it; a shard ends with ``run.json`` in its folder of the store, and
+    ``merge_labels`` makes ``output`` when all are done.
 
     ``output`` holds nothing but what follows from the images and the settings, so that equal work
-    gives equal bytes; command, machine, times and failures go to ``*.run.json``. Image ids are
-    places in the list, from 1, so that a failed image shifts no other's. An image that cannot be
-    processed is named in the log and in ``*.run.json``; the others go on.
+    gives equal bytes; command, machine, times and failures go to ``run.json``. Image ids are
+    those of the input, or places in the list, from 1, so that a failed image shifts no other's.
+    An image that cannot be processed is named in the log and in the store; the others go on.
+    SIGTERM and SIGINT end the work after the images in hand.
 
     Args:
         images: what to label.
         output: the JSON to write; parent folders are made.
         labeler: finds the masks.
         preset: name of the labeler's preset, for the record.
-        overlays: folder for a PNG an image (its name + ``.png``), or None.
-        workers: processes beside this one; 0 does all here. See ``label_jobs``.
-        batch_size: images that go through an accelerator at once. On a CPU neither number
-            changes a byte of ``output``.
+        overlays: folder for a PNG for each image that is labelled now (its name + ``.png``), or
+            None.
+        engine: does the work; None for this process alone.
+        shard: which part, from 0; every ``shards``-th image from there on.
+        shards: parts, each for a process of its own.
+        retry_failed: do those again that failed before, also if their files have changed.
 
     Returns:
-        The summary.
+        The summary, of all runs: of ``output``, or of the shard.
 
     Raises:
-        UserError: ``output`` or ``overlays`` cannot be written.
+        UserError: ``output`` or ``overlays`` cannot be written, the store was begun with other
+            settings or images, or another process is at work on the shard.
+        NotFinished: a signal, a dead worker or a full disk; what is done is kept.
     """
     output = Path(output)
-    run_file = output.with_name(f"{output.stem}.run.json")
+    engine = engine or LocalEngine()
     check_writable(output)
-    check_writable(run_file)
     if overlays is not None:
         check_writable(Path(overlays) / "picture.png")
-    summary = RunSummary()
-    coco_images: list[dict] = []
-    annotations: list[dict] = []
+    store = open_store(output, images, describe(labeler, preset))
+    folder = store.shard(shard, shards)
     started = time.time()
-    # the overlay's name holds the whole name: a.jpg and a.png differ, and no input is overwritten
-    jobs = (
-        Job(images.path(name), None if overlays is None else Path(overlays) / f"{name}.png")
-        for name in images.names
-    )
-    with closing(label_jobs(jobs, labeler, workers, batch_size)) as futures:
-        work = progress(
-            zip(images.names, futures, strict=True),
-            desc="labelling",
-            unit="image",
-            total=len(images.names),
-        )
-        for image_id, (name, future) in enumerate(work, start=1):
-            result = _take(name, future, summary)
-            if result is None:
-                continue
-            image = {
-                "id": image_id,
-                "file_name": name,
-                "width": result.width,
-                "height": result.height,
-            }
-            if result.reason is not None:
-                image["reason"] = result.reason
-                summary.reasons[result.reason] += 1
-            coco_images.append(image)
-            for record in result.records:
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image_id,
-                        "category_id": CATEGORIES[0]["id"],
-                        "iscrowd": 0,
-                        **record,
-                    }
-                )
-            summary.seconds.update(result.seconds)
-    summary.images, summary.masks = len(coco_images), len(annotations)
-    write_json(
-        output,
-        {
-            "info": describe(labeler, preset),
-            "images": coco_images,
-            "annotations": annotations,
-            "categories": CATEGORIES,
-        },
-    )
-    run = _describe_run(images, labeler, summary, started)
-    write_json(run_file, {**run, "workers": workers, "batch_size": batch_size}, indent=1)
+    with locked(folder / "lock", f"shard {shard} of {shards} of {store.folder}"):
+        todo, done = _to_do(store, shard, shards, retry_failed)
+        if done and overlays is not None:
+            logger.warning("%d images were labelled before; they get no overlay now", done)
+        if todo.any():
+            jobs = _Jobs(store, images.root, todo, overlays, retry_failed)
+            _label(jobs, labeler, engine, done, folder)
+        summary = _summarise(store, shard, shards)
+        run_file = folder / "run.json"
+        if shards == 1:
+            merge_labels(output)
+            run_file = output.with_name(f"{output.stem}.run.json")
+        run = _describe_run(images, labeler, summary, started)
+        with writing(run_file):
+            write_json(run_file, {**run, **dataclasses.asdict(engine)}, indent=1)
     return summary
 
 
-def _take(name: str, future: Future[LabelResult], summary: RunSummary) -> LabelResult | None:
-    """An image's result, or None if it failed, which is noted."""
+def open_store(output: Path, images: ImageList, info: dict) -> Store:
+    """The store of ``output``, begun if there is none; whoever comes first writes its manifest.
+
+    Raises:
+        UserError: it was begun with other settings or images.
+    """
+    folder = parts_of(output)
+    manifest = folder / "manifest.jsonl"
+    with locked(folder / "manifest.lock", str(folder), wait=True):
+        if not manifest.exists():
+            with writing(manifest):
+                write_manifest(manifest, images, info)
+    store = Store(folder)
+    check_manifest(store.manifest, images, info)
+    return store
+
+
+def _to_do(store: Store, shard: int, shards: int, retry_failed: bool) -> tuple[np.ndarray, int]:
+    """Which places of the manifest are to be labelled now, (count,) bool; how many are done."""
+    records, failures = store.index("records"), store.index("failures")
+    tell_damaged(records.damaged + failures.damaged)
+    done = records.found if retry_failed else records.found | failures.found
+    mine = np.zeros_like(done)
+    mine[shard::shards] = True
+    return mine & ~done, int((mine & done).sum())
+
+
+class _Jobs:
+    """The images to label, one after the other.
+
+    Attributes:
+        under_way: images that were given out, by place; the taker removes them.
+        stop: set it, and no more are given out.
+        count: how many there are.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        root: Path,
+        todo: np.ndarray,
+        overlays: str | os.PathLike | None,
+        retry: bool,
+    ) -> None:
+        self.store = store
+        self.root = root
+        self.todo = todo
+        self.overlays = overlays
+        self.retry = retry
+        self.count = int(todo.sum())
+        self.under_way: dict[int, ImageFile] = {}
+        self.stop = threading.Event()
+
+    def __iter__(self) -> Iterator[Job]:
+        for place, file in enumerate(self.store.manifest.entries()):
+            if self.stop.is_set():
+                return
+            if not self.todo[place]:
+                continue
+            self.under_way[place] = file
+            # the overlay's name holds the whole name: a.jpg and a.png differ, no input is lost
+            overlay = None if self.overlays is None else Path(self.overlays) / f"{file.name}.png"
+            size = None if self.retry else file.size
+            yield Job(file.under(self.root), overlay, size, place)
+
+
+def _label(jobs: _Jobs, labeler: Labeler, engine: Engine, done: int, folder: Path) -> None:
+    """Label and store.
+
+    Raises:
+        NotFinished: a signal, a dead worker or a full disk.
+    """
+    writer = jobs.store.writer(folder)
+    watch = Watch(folder / "status.json", done + jobs.count, done, writer.sync)
+    state, died = "failed", None
     try:
-        return future.result()
-    except BrokenExecutor as error:
-        raise UserError(
-            f"a worker process died at {name} (out of memory?); try again with fewer workers"
-        ) from error
-    except UserError as error:
-        logger.error("failed: %s: %s", name, error)
-        summary.failures.append({"file_name": name, "error": str(error)})
-    except Exception as error:  # no image may end the run for the others
-        logger.exception("failed: %s", name)
-        summary.failures.append(
-            {
-                "file_name": name,
-                "error": f"{type(error).__name__}: {error}",
-                "traceback": traceback.format_exc(),
-            }
+        with (
+            _stopped_by_signals(jobs.stop) as signals,
+            contextlib.closing(writer),
+            contextlib.closing(engine(jobs, labeler, jobs.stop)) as finished,
+        ):
+            for job, future in finished:
+                file = jobs.under_way.pop(job.place)
+                try:
+                    watch.image(_store(writer, job.place, file, future))
+                except CancelledError:
+                    continue
+                except BrokenExecutor:
+                    jobs.stop.set()  # and keep what is finished
+                    died = died or file.name
+        if not died:
+            state = "stopped" if signals else "finished"
+    finally:
+        watch.close(state)
+    if signals:
+        raise NotFinished(
+            f"interrupted by {signals[0]}; what is finished is kept: run the same command again"
         )
+    if died:
+        raise NotFinished(
+            f"a worker process died at {died} (out of memory?); what is finished is kept: try "
+            "again with fewer workers"
+        )
+
+
+def _store(writer: Writer, place: int, file: ImageFile, future: Future[LabelResult]) -> int | None:
+    """Store what became of an image; how many masks it has, None if it failed.
+
+    Raises:
+        BrokenExecutor, CancelledError: it was not done.
+        NotFinished: it cannot be stored.
+    """
+    image = {"id": file.id, "file_name": file.name}
+    try:
+        result = future.result()
+    except (BrokenExecutor, CancelledError):
+        raise
+    except UserError as error:
+        logger.error("failed: %s: %s", file.name, error)
+        writer.append("failures", place, {**image, "error": str(error)})
+    except Exception as error:  # no image may end the run for the others
+        logger.exception("failed: %s", file.name)
+        told = {
+            "error": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+        }
+        writer.append("failures", place, {**image, **told})
+    else:
+        image |= {"width": result.width, "height": result.height}
+        if result.reason is not None:
+            image["reason"] = result.reason
+        writer.append("records", place, {**image, "masks": result.records})
+        writer.append("times", place, result.seconds)
+        return len(result.records)
     return None
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[list[str]]:
+    """Set ``stop`` at the first SIGINT or SIGTERM; the second SIGINT interrupts as usual.
+
+    Gives a list that the signals' names come into. Signals that are ignored stay so.
+    """
+    told: list[str] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        stop.set()
+        told.append(signal.Signals(number).name)
+        os.write(2, b"stopping after the images in hand\n")  # logging is not for handlers
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handle)
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _summarise(store: Store, shard: int, shards: int) -> RunSummary:
+    """What is known of a shard's images."""
+    summary = RunSummary()
+    records, failures, times = (store.index(kind) for kind in ("records", "failures", "times"))
+    for place in range(shard, store.manifest.count, shards):
+        if records.found[place]:
+            summary.count(records[place])
+            if times.found[place]:
+                summary.seconds.update(times[place])
+        else:
+            summary.failures.append(failures[place])
+    for index in (records, failures, times):
+        index.close()
+    return summary
 
 
 def describe(labeler: Labeler, preset: str) -> dict:

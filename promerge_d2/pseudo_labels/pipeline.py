@@ -14,16 +14,27 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 from promerge_d2.labeler import Decoded, GridConfig, Labeler, LabelResult, Prepared
 from promerge_d2.labeler.labeler import decode
+from promerge_d2.pseudo_labels.inputs import TarImage
 from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.image import load_image
+from promerge_d2.utils.image import ImageError, load_image
 from promerge_d2.utils.threads import one_thread, use_one_thread
 from promerge_d2.visualization.overlay import draw_records, save_png
 
@@ -36,25 +47,95 @@ class Job:
     """An image to label.
 
     Attributes:
-        path: its file.
+        image: its file, or its place in a tar.
         overlay: PNG to draw the masks into, or None.
+        size: bytes that the file should have, or None for any.
+        place: what the caller knows it by.
     """
 
-    path: Path
+    image: Path | TarImage
     overlay: Path | None = None
+    size: int | None = None
+    place: int = 0
+
+    def open(self) -> Path | BinaryIO:
+        """What to read the photograph from.
+
+        Raises:
+            ImageError: the file has another size than it should, or the tar cannot be read.
+        """
+        try:
+            if isinstance(self.image, TarImage):
+                return self.image.open()
+            size = None if self.size is None else os.stat(self.image).st_size
+        except OSError as error:
+            name = self.image.name if isinstance(self.image, TarImage) else self.image
+            raise ImageError(f"cannot read the image {name}: {error.strerror}") from error
+        if size != self.size:
+            raise ImageError(
+                f"the image {self.image} has changed: it had {self.size} bytes when the output was "
+                f"begun, now {size}; --retry-failed takes it as it is"
+            )
+        return self.image
+
+
+class Engine(Protocol):
+    """Does the work, somewhere. An engine is a dataclass; its settings go into ``run.json``."""
+
+    def __call__(
+        self, jobs: Iterable[Job], labeler: Labeler, stop: threading.Event
+    ) -> Generator[tuple[Job, Future[LabelResult]]]:
+        """Label images.
+
+        Args:
+            jobs: what to label; drawn no further ahead than is needed to keep all busy.
+            labeler: finds the masks; where it runs changes no mask of a CPU.
+            stop: when it is set, jobs that are waiting need not be done.
+
+        Returns:
+            A generator of each job with its result or its error, in any order. A
+            ``BrokenExecutor`` (the work was lost) and a ``CancelledError`` (it was not begun) are
+            no fault of the image.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """This process, and others on this machine; see ``label_jobs``."""
+
+    workers: int = 0
+    batch_size: int = 1
+
+    def __call__(
+        self, jobs: Iterable[Job], labeler: Labeler, stop: threading.Event
+    ) -> Generator[tuple[Job, Future[LabelResult]]]:
+        """See ``Engine``."""
+        jobs, drawn = itertools.tee(jobs)
+        work = label_jobs(drawn, labeler, self.workers, self.batch_size, stop)
+        with contextlib.closing(work) as futures:
+            yield from zip(jobs, futures, strict=True)
 
 
 def choose_workers(images: int) -> int:
-    """A worker a core, but no more than pay for their start; 0 where that leaves one."""
+    """A worker a core, but no more than pay for their start; 0 where that leaves one.
+
+    The processes that torchrun starts on a machine share its cores.
+    """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux's
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = min(cores, images // IMAGES_A_WORKER)
     return workers if workers > 1 else 0
 
 
 def label_jobs(
-    jobs: Iterable[Job], labeler: Labeler, workers: int, batch_size: int
-) -> Iterator[Future[LabelResult]]:
+    jobs: Iterable[Job],
+    labeler: Labeler,
+    workers: int,
+    batch_size: int,
+    stop: threading.Event | None = None,
+) -> Generator[Future[LabelResult]]:
     """Label images; the results come in the order of the jobs, whichever is done first.
 
     With the network on a CPU each worker has one of its own, of shared weights, and takes whole
@@ -67,6 +148,7 @@ def label_jobs(
         workers: processes; 0 for none.
         batch_size: images that go through the network at once; on a CPU they go one by one all
             the same, see ``FeatureExtractor.launch``.
+        stop: see ``Engine``.
 
     Returns:
         For each job a future that holds its result or its error; when a worker has died, the error
@@ -79,13 +161,16 @@ def label_jobs(
     ahead = 2 * workers
     if workers:
         _check_shared_memory(labeler, 0 if whole else ahead + 3 * batch_size)
-    with one_thread(), _executor(workers, labeler if whole else None) as executor:
+    skip = multiprocessing.get_context("spawn").Event() if workers else None
+    with one_thread(), _executor(workers, labeler if whole else None, skip) as executor:
         if whole:
             futures = _bounded((_submit(executor, _label, job) for job in jobs), ahead)
         else:
             futures = _staged(jobs, labeler, executor, batch_size, ahead)
         for future in futures:
-            wait([future])  # before more is started
+            while not wait([future], 1).done:  # before more is started
+                if stop and stop.is_set():
+                    skip.set()
             yield future
 
 
@@ -93,7 +178,7 @@ def _staged(
     jobs: Iterable[Job], labeler: Labeler, executor: Executor, batch_size: int, ahead: int
 ) -> Iterator[Future[LabelResult]]:
     """Decode in the executor, compute features here in batches, finish in the executor."""
-    steps = _Steps(type(labeler), labeler.config, labeler.extractor.backbone.patch)
+    steps = Steps(type(labeler), labeler.config, labeler.extractor.backbone.patch)
     here = _Here()
 
     def launch(batch: list[tuple[Job, Future[Decoded]]]) -> Callable[[], Iterator[Future]]:
@@ -150,7 +235,7 @@ def _bounded(items: Iterable, ahead: int) -> Iterator:
 
 
 @dataclass(frozen=True)
-class _Steps:
+class Steps:
     """The parts of the work that need no network, for any process."""
 
     labeler: type[Labeler]
@@ -158,12 +243,14 @@ class _Steps:
     patch: int
 
     def decode(self, job: Job) -> Decoded:
-        return decode(job.path, self.patch, self.config)
+        """See ``labeler.decode``."""
+        return decode(job.open(), self.patch, self.config)
 
     def finish(self, prepared: Prepared, job: Job) -> LabelResult:
+        """See ``Labeler.finish``; draws the overlay too."""
         result = self.labeler.finish(prepared, self.config)
         if job.overlay is not None:  # reads the photograph again: it may be too large to carry
-            pixels = load_image(job.path, self.config.apply_exif)
+            pixels = load_image(job.open(), self.config.apply_exif)
             save_png(job.overlay, draw_records(pixels, result.records))
         return result
 
@@ -194,34 +281,57 @@ def _submit(executor: Executor, function: Callable, *arguments: Any) -> Future:
 
 
 @contextlib.contextmanager
-def _executor(workers: int, labeler: Labeler | None) -> Iterator[Executor]:
+def _executor(workers: int, labeler: Labeler | None, skip: Event | None) -> Iterator[Executor]:
     """Worker processes, each with a labeler if one is given; what waits at the end is dropped."""
     if not workers:
         yield _Here()
         return
     context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (labeler,))
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (labeler, skip, os.getpid()))
     try:
+        # Ctrl-C and batch systems signal all processes, but this one decides when to stop; what
+        # is blocked here stays blocked in the processes that start now.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
+        try:
+            for _ in range(workers):
+                pool.submit(int)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-_labeler: Labeler | None = None  # a worker's own
+# a worker's own
+_labeler: Labeler | None = None
+_skip: Event | None = None
+_wait_for = getattr(signal, "sigtimedwait", lambda _, seconds: time.sleep(seconds))  # not on macOS
+_OURS = {signal.SIGINT, signal.SIGTERM} if hasattr(signal, "sigtimedwait") else {signal.SIGINT}
 
 
-def _start_worker(labeler: Labeler | None) -> None:
-    global _labeler
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+def _start_worker(labeler: Labeler | None, skip: Event, parent: int) -> None:
+    global _labeler, _skip
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     use_one_thread()
-    _labeler = labeler
+    _labeler, _skip = labeler, skip
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, or asks for it; nobody else may."""
+    while os.getppid() == parent:
+        asked = _wait_for([signal.SIGTERM], 1)
+        if asked and asked.si_pid == parent:
+            break
+    os._exit(1)
 
 
 def _label(job: Job) -> LabelResult:
     """All of the work, in a worker with a network."""
-    (prepared,) = _labeler.extract([_labeler.decode(job.path)])
+    if _skip.is_set():
+        raise CancelledError
+    (prepared,) = _labeler.extract([_labeler.decode(job.open())])
     patch = _labeler.extractor.backbone.patch
-    return _Steps(type(_labeler), _labeler.config, patch).finish(prepared, job)
+    return Steps(type(_labeler), _labeler.config, patch).finish(prepared, job)
 
 
 def _check_shared_memory(labeler: Labeler, features: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,7 +16,7 @@ from promerge_d2.utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 
-ImageLike = str | os.PathLike | Image.Image | np.ndarray
+ImageLike = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
 
 
 class ImageError(UserError):
@@ -29,7 +30,7 @@ def load_image(image: ImageLike, apply_exif: bool = True) -> np.ndarray:
     detectron2 does). 16-bit samples are scaled to 8 bits, not clipped.
 
     Args:
-        image: a file's path, a PIL image, or an RGB array (H, W, 3) of dtype uint8.
+        image: a file's path, an open file, a PIL image, or an RGB array (H, W, 3) of dtype uint8.
         apply_exif: turn the picture as its EXIF orientation says, as detectron2 does.
 
     Returns:

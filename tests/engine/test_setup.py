@@ -138,10 +138,7 @@ def test_all_that_the_cascade_misses_is_in_one_message(train_net, tmp_path, monk
     )
     assert coco.startswith("the data set 'cls_agnostic_coco' needs ")
     assert "instances_val2017.json and " in coco
-    assert coco.endswith(
-        "get val2017.zip and annotations_trainval2017.zip from cocodataset.org into "
-        "$DETECTRON2_DATASETS/coco"
-    )
+    assert coco.endswith("then: python datasets/prepare_coco.py")
     assert imagenet.startswith("the data set 'imagenet_promerge_train' needs ")
     assert "python tools/label_images.py --input $DETECTRON2_DATASETS/imagenet/train" in imagenet
     assert not (tmp_path / "output").exists()

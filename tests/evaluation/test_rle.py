@@ -12,7 +12,7 @@ MASK = np.array([[0, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]], dtype=np.uint8)
 
 
 def test_worked_example():
-    assert parse_counts("52203").tolist() == [5, 2, 2, 2, 5]
+    assert parse_counts("52203") == [5, 2, 2, 2, 5]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -21,7 +21,7 @@ def test_parse_counts_inverts_pycocotools(seed):
     height, width = rng.integers(1, 300, size=2)
     mask = (rng.random((height, width)) < rng.choice([0.0, 0.001, 0.5, 1.0])).astype(np.uint8)
     runs = parse_counts(mask_api.encode(np.asfortranarray(mask))["counts"])
-    values = np.repeat(np.arange(runs.size) % 2, runs)
+    values = np.repeat(np.arange(len(runs)) % 2, runs)
     np.testing.assert_array_equal(values.reshape(width, height).T, mask)
 
 
@@ -54,7 +54,7 @@ def test_polygons_are_united():
         ({"size": [3, 4], "counts": ""}, "do not add up"),
         ({"size": [3, 4], "counts": [2, 30]}, "do not add up"),
         ({"size": [3, 4], "counts": [2**62, 2**62, 2**62, 2**62, 12]}, "do not add up"),
-        ({"size": [3, 4], "counts": [2**70]}, "too large"),
+        ({"size": [3, 4], "counts": [2**70]}, "do not add up"),
         ({"size": [3, 4], "counts": [14, -2]}, "negative length"),
         ({"size": [3, 4], "counts": [12.0]}, "not an integer"),
         ({"size": [3, 4], "counts": None}, "neither a string nor a list"),

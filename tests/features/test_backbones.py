@@ -269,6 +269,7 @@ def test_a_resnet_has_the_names_of_torchvision(name):
         network, theirs = build_vit(get_backbone(name)), torchvision.models.resnet50()
     theirs.fc = torch.nn.Identity()
     load_weights(network, theirs.state_dict(), name)
+    assert network.state_dict().keys() == theirs.state_dict().keys()
 
 
 @pytest.mark.parametrize("grid", [(16, 19), (6, 2)])
@@ -367,7 +368,9 @@ def test_mae_with_its_decoder(shallow):
         ["mask_token", "decoder_pos_embed", "decoder_embed.weight", "decoder_blocks.0.norm1.bias"],
         torch.zeros(2),
     )
-    load_weights(vit, find_network({"model": {**vit.state_dict(), **more}}), "mae")
+    saved = {name: torch.rand_like(weight) for name, weight in vit.state_dict().items()}
+    load_weights(vit, find_network({"model": {**saved, **more}}), "mae")
+    assert all(torch.equal(weight, saved[name]) for name, weight in vit.state_dict().items())
 
 
 def test_names_of_timm_stay(shallow):

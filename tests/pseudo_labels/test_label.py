@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import platform
@@ -82,25 +83,7 @@ def test_info_is_what_the_masks_follow_from(labeler, folder, tmp_path):
         "version": promerge_d2.__version__,
         "labeler": "promerge",
         "preset": "release",
-        "settings": {
-            "grid": [12, 12],
-            "stride": 2,
-            "tau_b": 0.2,
-            "side_rule": "more_than_half",
-            "component_share": 0.5,
-            "background_vote": 0.5,
-            "min_background": 0.1,
-            "background_filter": "cascade",
-            "tau_ioa": 0.8,
-            "tau_f": 0.1,
-            "tau_merge_ioa": 0.5,
-            "tau_merge_gate": 0.1,
-            "tau_merge_f": 0.1,
-            "refine": "none",
-            "refine_min_iou": 0.5,
-            "pixels_per_patch": 8,
-            "apply_exif": True,
-        },
+        "settings": json.loads(json.dumps(dataclasses.asdict(labeler.config))),
         "backbone": {
             "name": "tiny",
             "training": "random weights, for tests",

@@ -331,7 +331,7 @@ def test_overlays(label, photos, tmp_path):
     folder = tmp_path / "l.overlays"
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert names == {"a.png.png", "b.png.png", "deep/c.png.png"}
-    assert label(photos, tmp_path / "l.json", "--overlays", tmp_path / "here")[0] == 0
+    assert label(photos, tmp_path / "m.json", "--overlays", tmp_path / "here")[0] == 0
     with Image.open(tmp_path / "here" / "deep" / "c.png.png") as picture:
         assert (picture.format, picture.size) == ("PNG", (144, 96))
         assert not np.array_equal(np.asarray(picture), photo(seed=2))

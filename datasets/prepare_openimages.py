@@ -1,0 +1,25 @@
+"""OpenImages validation to class-agnostic boxes.
+
+    $DETECTRON2_DATASETS/openImages/annotations/validation-annotations-bbox.csv
+    $DETECTRON2_DATASETS/openImages/validation/*.jpg
+
+from https://storage.googleapis.com/openimages/web/download_v7.html become
+openImages/annotations/openimages_val_cls_agnostic.json. Groups become ignore regions.
+"""
+
+from __future__ import annotations
+
+from promerge_d2.utils.cli import run_tool
+from promerge_d2.zero_shot.prepare import parser_of, prepare
+from promerge_d2.zero_shot.readers import read_openimages
+
+
+def main() -> int:
+    """Read the official files, write the ground truth and its summary."""
+    parser = parser_of(__doc__)
+    args = parser.parse_args()
+    return prepare(args, "cls_agnostic_openimages", read_openimages)
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,28 @@
+"""Pascal VOC 2007 (trainval and test) to class-agnostic boxes.
+
+    $DETECTRON2_DATASETS/voc/VOCdevkit/VOC2007/{Annotations,ImageSets,JPEGImages}
+
+from http://host.robots.ox.ac.uk/pascal/VOC/voc2007 become
+voc/annotations/trainvaltest_2007_cls_agnostic.json. Difficult objects become ignore regions.
+"""
+
+from __future__ import annotations
+
+from promerge_d2.utils.cli import run_tool
+from promerge_d2.zero_shot.prepare import parser_of, prepare
+from promerge_d2.zero_shot.readers import read_voc
+
+
+def main() -> int:
+    """Read the official files, write the ground truth and its summary."""
+    parser = parser_of(__doc__)
+    args = parser.parse_args()
+    return prepare(
+        args,
+        "cls_agnostic_voc",
+        lambda folder, page: read_voc(folder, page, ("trainval", "test"), "VOCdevkit/VOC2007"),
+    )
+
+
+if __name__ == "__main__":
+    run_tool(main)

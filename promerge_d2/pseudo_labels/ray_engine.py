@@ -1,0 +1,202 @@
+"""Images through a labeler on a Ray cluster, as three stages of Ray Data.
+
+Tasks on any CPU decode, actors hold the network (on a GPU each, if there are), tasks finish. Ray
+moves the images between them, holds back what is ahead of the others, starts lost work again and
+takes nodes as they come and go. This process gives out the jobs and takes the results in.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import pickle
+import threading
+import traceback
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from promerge_d2.labeler import Labeler, LabelResult
+from promerge_d2.pseudo_labels.pipeline import Job, Steps
+from promerge_d2.pseudo_labels.store import NotFinished
+from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.threads import use_one_thread
+
+try:
+    import pyarrow
+    import ray
+except ImportError as error:
+    raise UserError(
+        f"--engine ray needs Ray ({error}); install it: pip install -e '.[ray]'"
+    ) from error
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 4096  # images given to Ray at once; at the end of each the cluster runs dry for a moment
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """A Ray cluster; see ``Engine``.
+
+    Attributes:
+        address: of the cluster (``auto``, ``ray://host:10001``); None takes RAY_ADDRESS, else
+            starts one on this machine.
+        workers: actors with the network; None takes one a GPU, or on CPUs all but one.
+        batch_size: images that go through the network at once.
+        device: ``cpu`` or ``cuda``, of the actors.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    batch_size: int = 8
+    device: str = "cpu"
+
+    def __call__(
+        self, jobs: Iterable[Job], labeler: Labeler, stop: threading.Event
+    ) -> Generator[tuple[Job, Future[LabelResult]]]:
+        """See ``Engine``; results come as they are ready."""
+        ours = not ray.is_initialized()
+        if ours:
+            ray.init(self.address, log_to_driver=False, logging_level=logging.WARNING)
+        try:
+            ray.data.DataContext.get_current().enable_progress_bars = False
+            shared = ray.put(labeler)
+            jobs = iter(jobs)
+            while window := list(itertools.islice(jobs, WINDOW)):
+                for table in self._run(window, labeler, shared):
+                    yield from _taken(table)
+                    if stop.is_set():
+                        return
+        except ray.exceptions.RayError as error:
+            raise NotFinished(
+                f"Ray gave up: {error}; what is finished is kept: run the same command again"
+            ) from error
+        finally:
+            if ours:
+                ray.shutdown()
+
+    def _run(self, window: list[Job], labeler: Labeler, shared: ray.ObjectRef) -> Iterable:
+        steps = Steps(type(labeler), labeler.config, labeler.extractor.backbone.patch)
+        actors, resources = self._actors()
+        options = {
+            "batch_size": self.batch_size,
+            "batch_format": "pyarrow",
+            "zero_copy_batch": True,
+        }
+        blocks = -(-len(window) // self.batch_size)
+        return (
+            ray.data.from_items(
+                [{"state": pickle.dumps((job, None))} for job in window],
+                override_num_blocks=blocks,
+            )
+            .map_batches(functools.partial(_each, lambda job, _: steps.decode(job)), **options)
+            .map_batches(
+                _Network,
+                fn_constructor_args=(shared, self.device),
+                compute=ray.data.ActorPoolStrategy(size=actors),
+                **resources,
+                **options,
+            )
+            .map_batches(
+                functools.partial(_each, lambda job, prepared: steps.finish(prepared, job)),
+                **options,
+            )
+            .iter_batches(batch_size=None, batch_format="pyarrow")
+        )
+
+    def _actors(self) -> tuple[int, dict[str, int]]:
+        """How many actors, and what each needs."""
+        cluster = ray.cluster_resources()
+        if self.device == "cuda":
+            if not cluster.get("GPU"):
+                raise UserError("the Ray cluster has no GPU; use --device cpu, or add nodes")
+            return self.workers or int(cluster["GPU"]), {"num_gpus": 1, "num_cpus": 0}
+        cores = int(cluster.get("CPU", 0))
+        workers = self.workers or cores - 1
+        if not 0 < workers < cores:
+            raise UserError(
+                f"the Ray cluster has {cores} CPUs; {workers} networks leave none for the rest"
+            )
+        return workers, {"num_cpus": 1}
+
+
+# A stage's rows hold a pickled pair: a job, and what became of it so far: a value, or _Failed.
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """An error from elsewhere."""
+
+    error: Exception
+    where: str
+
+
+class _Remote(Exception):
+    """A traceback from elsewhere, as the cause of an error."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+def _pairs(table: pyarrow.Table) -> list[tuple[Job, Any]]:
+    return [pickle.loads(state.as_py()) for state in table["state"]]
+
+
+def _table(pairs: Iterable[tuple[Job, Any]]) -> pyarrow.Table:
+    states = [pickle.dumps(pair) for pair in pairs]
+    return pyarrow.table({"state": pyarrow.array(states, pyarrow.large_binary())})
+
+
+def _failed(error: Exception) -> _Failed:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - anybody's error, with anybody's way of pickling
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    return _Failed(error, traceback.format_exc())
+
+
+def _each(step: Callable[[Job, Any], Any], table: pyarrow.Table) -> pyarrow.Table:
+    """Take each pair a step further."""
+    use_one_thread()
+    pairs = []
+    for job, value in _pairs(table):
+        if not isinstance(value, _Failed):
+            try:
+                value = step(job, value)
+            except Exception as error:  # noqa: BLE001 - raised again where the result is taken
+                value = _failed(error)
+        pairs.append((job, value))
+    return _table(pairs)
+
+
+class _Network:
+    """An actor: decoded images to features."""
+
+    def __init__(self, labeler: ray.ObjectRef, device: str) -> None:
+        use_one_thread()
+        self._labeler = ray.get(labeler)
+        self._labeler.extractor.to(device)
+
+    def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
+        pairs = _pairs(table)
+        good = [value for _, value in pairs if not isinstance(value, _Failed)]
+        try:
+            prepared = self._labeler.extract(good) if good else []
+        except Exception as error:  # noqa: BLE001 - as of ``_each``
+            prepared = [_failed(error)] * len(good)
+        rest = iter(prepared)
+        return _table((j, v if isinstance(v, _Failed) else next(rest)) for j, v in pairs)
+
+
+def _taken(table: pyarrow.Table) -> Iterable[tuple[Job, Future[LabelResult]]]:
+    for job, value in _pairs(table):
+        future: Future[LabelResult] = Future()
+        if isinstance(value, _Failed):
+            value.error.__cause__ = _Remote(value.where)
+            future.set_exception(value.error)
+        else:
+            future.set_result(value)
+        yield job, future

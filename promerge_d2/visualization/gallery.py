@@ -1,0 +1,184 @@
+"""A page of labelled photographs to look through. It opens from disk, without a server."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from promerge_d2.utils.files import atomic_path, make_folder
+from promerge_d2.visualization.overlay import draw_masks
+
+_SIDE = 640  # pixels of a picture's longer side
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A photograph and its masks.
+
+    Attributes:
+        name: shown below it.
+        photograph: (h, w, 3) uint8 RGB.
+        masks: each (h, w) bool.
+        scores: one a mask; None where it has none.
+        reason: why there is no mask, or empty.
+    """
+
+    name: str
+    photograph: np.ndarray
+    masks: Sequence[np.ndarray]
+    scores: Sequence[float | None]
+    reason: str = ""
+
+
+def write_gallery(
+    folder: str | os.PathLike, title: str, summary: Sequence[str], images: Iterable[Labelled]
+) -> Path:
+    """Write ``index.html`` and a picture an image into a folder.
+
+    The page can be narrowed to a reason, to numbers of masks, and to images with a mask of at
+    least some score; addresses such as ``index.html#masks=0-0`` or ``#score=0.5`` do it at once.
+
+    Args:
+        folder: made if need be.
+        title: heading and window title.
+        summary: paragraphs at the top.
+        images: drawn one by one.
+
+    Returns:
+        The page.
+    """
+    folder = make_folder(folder)
+    cards, reasons = [], {}
+    for number, image in enumerate(images):
+        picture = f"{number:05d}.jpg"
+        with atomic_path(folder / picture) as part:
+            _shrink(draw_masks(image.photograph, image.masks)).save(part, "JPEG", quality=85)
+        reasons[image.reason] = reasons.get(image.reason, 0) + 1
+        cards.append(_card(image, picture))
+    options = "".join(
+        f'<option value="{_escape(reason)}">{_escape(reason)} ({count})</option>'
+        for reason, count in sorted(reasons.items())
+        if reason
+    )
+    page = (
+        _PAGE.replace("{title}", _escape(title))
+        .replace("{summary}", "".join(f"<p>{_escape(text)}</p>" for text in summary))
+        .replace("{options}", options)
+        .replace("{cards}", "\n".join(cards))
+    )
+    with atomic_path(folder / "index.html") as part:
+        part.write_text(page, encoding="utf-8")
+    return folder / "index.html"
+
+
+def _card(image: Labelled, picture: str) -> str:
+    scores = [score for score in image.scores if score is not None]
+    best = f"{max(scores):.4g}" if scores else ""
+    told = image.reason
+    if image.masks:
+        told = f"{len(image.masks)} mask{'s' if len(image.masks) > 1 else ''}"
+        told += f", best score {best}" if best else ""
+    return (
+        f'<figure data-masks="{len(image.masks)}" data-score="{best}" '
+        f'data-reason="{_escape(image.reason)}">'
+        f'<a href="{picture}"><img loading="lazy" src="{picture}" alt="{_escape(image.name)}"></a>'
+        f"<figcaption>{_escape(image.name)}<br><b>{_escape(told)}</b></figcaption></figure>"
+    )
+
+
+def _shrink(picture: np.ndarray) -> Image.Image:
+    scale = _SIDE / max(picture.shape[:2])
+    if scale < 1:
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return Image.fromarray(picture)
+
+
+def _escape(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root { color-scheme: light dark; --line: #8885; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem; }
+h1 { margin: 0 0 0.5rem; line-height: 1.2; }
+p { margin: 0.2rem 0; max-width: 60rem; }
+form { position: sticky; top: 0; background: Canvas; padding: 0.7rem 0; z-index: 1;
+  display: flex; flex-wrap: wrap; gap: 0.4rem 1.2rem; align-items: center;
+  border-bottom: 1px solid var(--line); margin: 0.8rem 0 1rem; }
+input[type=number] { width: 4.5rem; }
+input, select, button { font: inherit; }
+output { font-weight: 600; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
+figure { margin: 0; }
+figure[hidden] { display: none; }
+img { width: 100%; aspect-ratio: 4 / 3; object-fit: contain; background: #8882;
+  border-radius: 4px; display: block; }
+figcaption { font-size: 0.85rem; overflow-wrap: anywhere; }
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{summary}
+<form>
+<label>Reason <select name="reason"><option value="">any</option>{options}</select></label>
+<label>Masks from <input name="from" type="number" min="0"></label>
+<label>to <input name="to" type="number" min="0"></label>
+<label>Best score at least <input name="score" type="number" step="any"></label>
+<button type="reset">all</button>
+<output></output>
+</form>
+<main>
+{cards}
+</main>
+<script>
+"use strict";
+const form = document.querySelector("form");
+const figures = [...document.querySelectorAll("figure")];
+const within = (value, from, to) => (from === "" || value >= +from) && (to === "" || value <= +to);
+function show() {
+  const wanted = Object.fromEntries(new FormData(form));
+  let shown = 0;
+  for (const figure of figures) {
+    const { masks, score, reason } = figure.dataset;
+    const fits = (wanted.reason === "" || reason === wanted.reason)
+      && within(+masks, wanted.from, wanted.to)
+      && (wanted.score === "" || (score !== "" && +score >= +wanted.score));
+    figure.hidden = !fits;
+    shown += fits;
+  }
+  form.querySelector("output").textContent = `${shown} of ${figures.length} shown`;
+}
+function readAddress() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  form.reset();
+  if (asked.has("reason")) form.elements.reason.value = asked.get("reason");
+  if (asked.has("masks")) {
+    const [from, to] = asked.get("masks").split("-");
+    form.elements.from.value = from;
+    form.elements.to.value = to ?? "";
+  }
+  if (asked.has("score")) form.elements.score.value = asked.get("score");
+  show();
+}
+form.addEventListener("input", show);
+form.addEventListener("reset", () => setTimeout(show));
+form.addEventListener("submit", (event) => event.preventDefault());
+addEventListener("hashchange", readAddress);
+readAddress();
+</script>
+</body>
+</html>
+"""

@@ -1,0 +1,192 @@
+"""The benchmarks by name: where their files are, how they are made, what the papers report.
+
+Names, folders and files are those that users of CutLER know, under ``$DETECTRON2_DATASETS``, so
+that its ready-made class-agnostic files are read where they are. ``datasets/prepare_*.py`` makes
+the same files out of the official ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One data set.
+
+    Attributes:
+        name: as registered, ``cls_agnostic_...``.
+        title: for tables.
+        json_file: the class-agnostic ground truth, relative to ``$DETECTRON2_DATASETS``.
+        image_root: the folder that the file names in it start from, relative as well.
+        prepare: the tool that makes ``json_file``, with its options.
+        page: where the official files are.
+        box_only: whether there are no masks.
+        images: how many images the public class-agnostic file has, None where that is not known.
+        official: a file that serves as it is where ``json_file`` is missing.
+    """
+
+    name: str
+    title: str
+    json_file: str
+    image_root: str
+    prepare: str
+    page: str
+    box_only: bool = False
+    images: int | None = None
+    official: str | None = None
+
+    def ground_truth(self, root: Path) -> Path:
+        """``json_file`` under ``root``, or ``official`` where only that exists."""
+        prepared = root / self.json_file
+        if self.official and not prepared.exists() and (root / self.official).exists():
+            return root / self.official
+        return prepared
+
+    @property
+    def how(self) -> str:
+        """What makes the files, for messages."""
+        return f"get the official files from {self.page}, then: python datasets/{self.prepare}"
+
+
+_CLIPART = "https://naoto0804.github.io/cross_domain_detection"
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            "cls_agnostic_coco",
+            "COCO val2017",
+            "coco/annotations/coco_cls_agnostic_instances_val2017.json",
+            "coco/val2017",
+            "prepare_coco.py",
+            "https://cocodataset.org/#download",
+            images=5000,
+            official="coco/annotations/instances_val2017.json",
+        ),
+        Benchmark(
+            "cls_agnostic_coco20k",
+            "COCO20K",
+            "coco/annotations/coco20k_trainval_gt.json",
+            "coco/train2014",
+            "prepare_coco20k.py",
+            "https://cocodataset.org/#download",
+            images=19817,
+        ),
+        Benchmark(
+            "cls_agnostic_lvis",
+            "LVIS",
+            "coco/annotations/lvis1.0_cocofied_val_cls_agnostic.json",
+            "coco",
+            "prepare_lvis.py",
+            "https://www.lvisdataset.org/dataset",
+        ),
+        Benchmark(
+            "cls_agnostic_kitti",
+            "KITTI",
+            "kitti/annotations/trainval_cls_agnostic.json",
+            "kitti",
+            "prepare_kitti.py",
+            "https://www.cvlibs.net/datasets/kitti/eval_object.php",
+            box_only=True,
+        ),
+        Benchmark(
+            "cls_agnostic_objects365_16-40",
+            "Objects365",
+            "objects365/annotations/objects365_16-40.json",
+            "objects365/val",
+            "prepare_objects365.py",
+            "https://www.objects365.org/download.html",
+            box_only=True,
+        ),
+        Benchmark(
+            "cls_agnostic_sa1b",
+            "SA-1B",
+            "sa1b/annotations/sa1b.json",
+            "sa1b",
+            "prepare_sa1b.py",
+            "https://ai.meta.com/datasets/segment-anything-downloads",
+        ),
+        Benchmark(
+            "cls_agnostic_objects365",
+            "Objects365 val",
+            "objects365/annotations/zhiyuan_objv2_val_cls_agnostic.json",
+            "objects365/val",
+            "prepare_objects365.py --patches all",
+            "https://www.objects365.org/download.html",
+            box_only=True,
+        ),
+        Benchmark(
+            "cls_agnostic_lvis_v0.5",
+            "LVIS v0.5",
+            "coco/annotations/lvis0.5_cocofied_val_cls_agnostic.json",
+            "coco",
+            "prepare_lvis.py --version v0.5",
+            "https://www.lvisdataset.org/dataset",
+        ),
+        Benchmark(
+            "cls_agnostic_voc",
+            "VOC 2007",
+            "voc/annotations/trainvaltest_2007_cls_agnostic.json",
+            "voc",
+            "prepare_voc.py",
+            "http://host.robots.ox.ac.uk/pascal/VOC/voc2007",
+            box_only=True,
+        ),
+        Benchmark(
+            "cls_agnostic_openimages",
+            "OpenImages",
+            "openImages/annotations/openimages_val_cls_agnostic.json",
+            "openImages/validation",
+            "prepare_openimages.py",
+            "https://storage.googleapis.com/openimages/web/download_v7.html",
+            box_only=True,
+        ),
+        Benchmark(
+            "cls_agnostic_uvo",
+            "UVO",
+            "uvo/annotations/val_sparse_cleaned_cls_agnostic.json",
+            "uvo/all_UVO_frames",
+            "prepare_uvo.py",
+            "https://sites.google.com/view/unidentified-video-object/dataset",
+        ),
+        *(
+            Benchmark(
+                f"cls_agnostic_{style}",
+                style.capitalize(),
+                f"{style}/annotations/traintest_cls_agnostic.json",
+                style,
+                f"prepare_{style}.py",
+                _CLIPART,
+                box_only=True,
+            )
+            for style in ("clipart", "watercolor", "comic")
+        ),
+    )
+}
+
+# the six of the ProMerge paper, in its order
+SIX = tuple(list(BENCHMARKS)[:6])
+
+# AP, README of the ProMerge release; masks for COCO, COCO20K and LVIS (inferred from CutLER's own
+# figures), boxes for KITTI and Objects365 (presumably, as CutLER has no masks there).
+PUBLISHED = {
+    "MaskCut": (2.2, 3.0, 0.9, 0.2, 1.7, 0.8),
+    "ProMerge": (2.4, 3.0, 1.3, 0.3, 2.2, 1.2),
+    "CutLER, one round": (8.7, 8.9, 3.4, 3.9, 11.5, 5.5),
+    "ProMerge+": (8.9, 9.0, 4.0, 5.4, 12.2, 7.8),
+}
+PUBLISHED_SOURCE = (
+    "AP as the README of the ProMerge release reports it (arXiv 2409.18961). Which of the columns "
+    "are masks and which boxes is inferred, the Objects365 subset too (val patches 16-40, from a "
+    "file name); no AR is published in absolute figures. Others could reproduce MaskCut and CutLER "
+    "only to about 1 AP (CutLER's issue 70)."
+)
+
+
+def published(name: str) -> dict[str, float]:
+    """Published AP by method, in per cent; empty where there is none."""
+    if name not in SIX:
+        return {}
+    return {method: row[SIX.index(name)] for method, row in PUBLISHED.items()}

@@ -1,0 +1,202 @@
+"""Score runs on the benchmarks that are present, and say of the others why not.
+
+A run is a set of predictions under a name: one file, scored on every data set whose images it has,
+or a folder with a file ``NAME.json`` for each data set.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from promerge_d2.evaluation.bootstrap import Estimate, bootstrap
+from promerge_d2.evaluation.class_agnostic import check_iou_types, metrics_of
+from promerge_d2.evaluation.coco_json import (
+    GroundTruth,
+    PredictionFile,
+    read_ground_truth,
+    read_predictions,
+)
+from promerge_d2.evaluation.matches import Matches, match_instances
+from promerge_d2.evaluation.matching import NoCommonImageError, Predictions, place_predictions
+from promerge_d2.utils.errors import UserError
+from promerge_d2.zero_shot.benchmarks import BENCHMARKS, SIX
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A ground truth to score on.
+
+    Attributes:
+        name: the registered or given name.
+        title: for tables.
+        json_file: the ground truth.
+        image_root: where its images are.
+        how: what makes the files, for the message when they are missing.
+        images: how many images the public file has, None where that is not known.
+    """
+
+    name: str
+    title: str
+    json_file: Path
+    image_root: Path
+    how: str = "give paths that exist"
+    images: int | None = None
+
+
+@dataclass
+class Run:
+    """Predictions under a name; a single file is read once for all data sets."""
+
+    name: str
+    path: Path
+    _file: PredictionFile | None = field(default=None, repr=False)
+
+    def predictions(self, data_set: str) -> PredictionFile | None:
+        """Those for a data set; None where the folder has no file for it."""
+        if self.path.is_dir():
+            file = self.path / f"{data_set}.json"
+            return read_predictions(file) if file.exists() else None
+        if self._file is None:
+            self._file = read_predictions(self.path)
+        return self._file
+
+
+@dataclass(frozen=True)
+class Score:
+    """A run on a data set.
+
+    Attributes:
+        data_set: the data set.
+        run: name of the run.
+        truth: the ground truth.
+        predictions: what was scored.
+        matches: by IoU type, ``bbox`` and maybe ``segm``.
+        figures: by IoU type, the metrics in per cent, -1 where there is no object.
+        intervals: by IoU type and metric; empty without resamples.
+        differences: the same for this run minus the first run on this data set; empty for the
+            first.
+        first: name of that first run.
+    """
+
+    data_set: DataSet
+    run: str
+    truth: GroundTruth
+    predictions: Predictions
+    matches: dict[str, Matches]
+    figures: dict[str, dict[str, float]]
+    intervals: dict[str, dict[str, Estimate]]
+    differences: dict[str, dict[str, Estimate]]
+    first: str
+
+    @property
+    def main(self) -> str:
+        """The IoU type that papers report: masks where there are any."""
+        return "segm" if "segm" in self.figures else "bbox"
+
+
+def choose(names: Sequence[str], root: Path, own: Iterable[DataSet] = ()) -> list[DataSet]:
+    """The data sets to score on.
+
+    Args:
+        names: names with or without ``cls_agnostic_``, ``six`` for the benchmarks of the paper,
+            ``all`` for every known one and ``own``.
+        root: ``$DETECTRON2_DATASETS``.
+        own: data sets of the user, by their names.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    known = {
+        b.name: DataSet(b.name, b.title, b.ground_truth(root), root / b.image_root, b.how, b.images)
+        for b in BENCHMARKS.values()
+    }
+    known |= {data_set.name: data_set for data_set in own}
+    chosen: dict[str, DataSet] = {}
+    for name in names:
+        group = {"all": list(known), "six": list(SIX)}.get(name)
+        for one in group or [name if name in known else f"cls_agnostic_{name}"]:
+            if one not in known:
+                short = ", ".join(n.removeprefix("cls_agnostic_") for n in known)
+                raise UserError(f"no data set is named {name!r}; choose all, six, or from {short}")
+            chosen[one] = known[one]
+    return list(chosen.values())
+
+
+def absent(data_set: DataSet, images_too: bool) -> str | None:
+    """Why a data set cannot be scored on; None if it can."""
+    paths = [data_set.json_file, *([data_set.image_root] if images_too else [])]
+    missing = [str(path) for path in paths if not path.exists()]
+    return f"{' and '.join(missing)} missing; {data_set.how}" if missing else None
+
+
+def score(
+    data_set: DataSet,
+    runs: Sequence[Run],
+    *,
+    detections: int = 100,
+    backend: str = "pycocotools",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[list[Score], dict[str, str]]:
+    """Score runs on a data set; the first one that has predictions is what others compare with.
+
+    Args:
+        data_set: one that is not ``absent``.
+        runs: the runs.
+        detections: how many an image are matched, if a run keeps more than 100; at least 100.
+        backend: of ``match_instances``.
+        resamples: of ``bootstrap``; 0 for no intervals.
+        seed: of ``bootstrap``.
+
+    Returns:
+        The scores, and for each run that could not be scored here why.
+
+    Raises:
+        UserError: a file is broken; the message names the record.
+    """
+    truth = read_ground_truth(data_set.json_file)
+    placed: dict[str, Predictions] = {}
+    without: dict[str, str] = {}
+    for run in runs:
+        file = run.predictions(data_set.name)
+        if file is None:
+            without[run.name] = f"{run.path} has no {data_set.name}.json"
+            continue
+        try:
+            placed[run.name] = place_predictions(file, truth)
+        except NoCommonImageError:
+            without[run.name] = f"no image of {run.path} is in it"
+    kept = Counter((name, p.image_id) for name, run in placed.items() for p in run.instances)
+    if not kept or max(kept.values()) <= 100:
+        detections = 100  # more would be the same figure under another name
+    scores: list[Score] = []
+    for name, predictions in placed.items():
+        kinds = check_iou_types(truth, predictions)
+        matches = {
+            kind: match_instances(truth, predictions, kind, detections, backend) for kind in kinds
+        }
+        intervals: dict[str, dict[str, Estimate]] = {}
+        differences: dict[str, dict[str, Estimate]] = {}
+        for kind in kinds if resamples else ():
+            base = scores[0].matches.get(kind) if scores else None
+            rows = bootstrap(matches[kind], base, resamples=resamples, seed=seed)
+            intervals[kind] = {metric: row[0] for metric, row in rows.items()}
+            if base is not None:
+                differences[kind] = {metric: row[2] for metric, row in rows.items()}
+        scores.append(
+            Score(
+                data_set,
+                name,
+                truth,
+                predictions,
+                matches,
+                {kind: metrics_of(found) for kind, found in matches.items()},
+                intervals,
+                differences,
+                scores[0].run if scores else name,
+            )
+        )
+    return scores, without

@@ -1,0 +1,154 @@
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_api
+
+from promerge_d2.labeler.labeler import mask_record
+from promerge_d2.pseudo_labels.importing import import_labels
+from promerge_d2.pseudo_labels.validate import validate_labels
+from promerge_d2.utils.errors import UserError
+from tests.helpers import coco_json, run_tool, square
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "ours.json"
+
+
+def save(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def sizes(path):
+    return [
+        (i["file_name"], i["width"], i["height"]) for i in json.loads(path.read_text())["images"]
+    ]
+
+
+def test_cutler_has_width_and_height_exchanged(tmp_path, output):
+    """As CutLER writes it: sizes exchanged in the images, right in the masks, no scores."""
+    masks = [mask_record(square(8, 10, 1, 2, 5, 6)), mask_record(square(7, 7, 0, 0, 3, 3))]
+    source = {
+        "images": [
+            {"id": 1, "file_name": "n01/a.JPEG", "width": 8, "height": 10},
+            {"id": 2, "file_name": "n01/b.JPEG", "width": 7, "height": 7},
+            {"id": 3, "file_name": "n02/c.JPEG", "width": 20, "height": 30},
+        ],
+        "annotations": [
+            {**mask, "id": n, "image_id": n, "category_id": 1, "iscrowd": 0}
+            for n, mask in enumerate(masks, start=1)
+        ],
+        "categories": [{"id": 1, "name": "fg", "supercategory": "fg"}],
+    }
+    for annotation in source["annotations"]:
+        del annotation["score"]
+    found = import_labels(save(tmp_path / "cutler.json", source), output)
+    assert (found.images, found.masks, found.swapped, found.left_out) == (3, 2, 3, 0)
+    assert sizes(output) == [
+        ("n01/a.JPEG", 10, 8),
+        ("n01/b.JPEG", 7, 7),
+        ("n02/c.JPEG", 30, 20),
+    ]
+    content = json.loads(output.read_text())
+    assert content["categories"] == [{"id": 1, "name": "object"}]
+    assert content["annotations"][0] == {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "iscrowd": 0,
+        **masks[0],
+    }
+    assert not validate_labels(output).problems
+
+
+def test_promerge_is_a_bare_list_of_floats(tmp_path, output):
+    mask = mask_record(square(8, 10, 1, 2, 5, 6))
+    source = [{**mask, "image_id": 139.0, "category_id": 1.0, "id": 1.0}]
+    source = save(tmp_path / "promerge.json", source)
+    truth = {
+        "images": [
+            {"id": 139, "file_name": "000000000139.jpg", "width": 10, "height": 8},
+            {"id": 285, "file_name": "000000000285.jpg", "width": 10, "height": 8},
+        ],
+        "annotations": [],
+    }
+    truth = save(tmp_path / "truth.json", truth)
+    found = import_labels(source, output, truth)
+    assert (found.images, found.masks, found.swapped) == (1, 1, 0)
+    content = json.loads(output.read_text())
+    assert [(i["id"], i["file_name"]) for i in content["images"]] == [(139, "000000000139.jpg")]
+    assert content["annotations"][0]["image_id"] == 139
+    with pytest.raises(UserError, match=r"is a bare list without images; .* --images-from"):
+        import_labels(source, output)
+
+
+def test_cuvler_has_scores(tmp_path, output):
+    objects = [{"mask": square(8, 10, 0, 0, 4, 4), "score": 0.125}]
+    import_labels(coco_json(tmp_path / "cuvler.json", [("a.jpg", 8, 10, objects)]), output)
+    (annotation,) = json.loads(output.read_text())["annotations"]
+    assert annotation["score"] == 0.125
+
+
+def test_any_coco_file_becomes_one_class_of_rle(tmp_path, output):
+    things = [
+        {"mask": square(8, 10, 0, 0, 4, 4), "category_id": 7, "iscrowd": 1},
+        {"mask": square(8, 10, 0, 0, 4, 4), "segmentation": [[2, 1, 6, 1, 6, 5, 2, 5]]},
+        {
+            "mask": square(8, 10, 0, 0, 4, 4),
+            "segmentation": {"size": [8, 10], "counts": [16, 8, 56]},
+        },
+        {"mask": square(8, 10, 0, 0, 4, 4), "segmentation": []},
+        {"mask": square(8, 10, 0, 0, 4, 4), "image_id": 99},
+    ]
+    animals = [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
+    source = coco_json(tmp_path / "any.json", [("a.jpg", 8, 10, things)], animals)
+    found = import_labels(source, output)
+    assert (found.masks, found.left_out) == (3, 2)
+    assert "annotations[4] (image 99): its image is not listed" in found.examples
+    content = json.loads(output.read_text())
+    assert {a["category_id"] for a in content["annotations"]} == {1}
+    assert [a["iscrowd"] for a in content["annotations"]] == [1, 0, 0]
+    _, polygon, runs = (mask_api.decode(a["segmentation"]) for a in content["annotations"])
+    assert np.array_equal(polygon, square(8, 10, 2, 1, 6, 5))
+    assert np.array_equal(runs, square(8, 10, 2, 0, 3, 8))
+    assert content["annotations"][2]["bbox"] == [2, 0, 1, 8]
+
+
+def test_ids_that_are_words_become_numbers(tmp_path, output):
+    source = coco_json(tmp_path / "s.json", [("a.jpg", 8, 10, [square(8, 10, 0, 0, 4, 4)])])
+    content = json.loads(source.read_text())
+    content["images"][0]["id"] = content["annotations"][0]["image_id"] = "word"
+    import_labels(save(source, content), output)
+    content = json.loads(output.read_text())
+    assert content["images"][0]["id"] == content["annotations"][0]["image_id"] == 1
+
+
+def test_a_mixture_of_sizes_is_refused(tmp_path, output):
+    mask = square(8, 10, 0, 0, 4, 4)
+    source = coco_json(tmp_path / "s.json", [("a.jpg", 8, 10, [mask]), ("b.jpg", 8, 10, [mask])])
+    content = json.loads(source.read_text())
+    content["images"][0] |= {"width": 8, "height": 10}
+    with pytest.raises(UserError, match="1 masks have the size of their image, 1 have width and"):
+        import_labels(save(source, content), output)
+    assert not output.exists()
+
+
+def test_the_tool(tmp_path, output, monkeypatch, capsys):
+    source = coco_json(tmp_path / "s.json", [("a.jpg", 8, 10, [square(8, 10, 0, 0, 4, 4)])])
+    assert run_tool(monkeypatch, "import_labels.py", "--input", source, "--output", output) == 0
+    assert capsys.readouterr().out == f"1 masks on 1 images: {output}\n"
+    content = json.loads(source.read_text())
+    content["images"][0] |= {"width": 8, "height": 10}
+    content["annotations"].append({"image_id": 1})
+    save(source, content)
+    assert run_tool(monkeypatch, "import_labels.py", "--input", source, "--output", output) == 2
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  width and height of 1 images were exchanged, as CutLER's are",
+        "  1 annotations could not be used:",
+        "    annotations[1] (image 1): it has no mask",
+    ]
+    save(source, {"images": []})
+    assert run_tool(monkeypatch, "import_labels.py", "--input", source, "--output", output) == 3
+    assert "is no COCO file: it has no list 'annotations'" in capsys.readouterr().err

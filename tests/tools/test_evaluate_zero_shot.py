@@ -1,0 +1,379 @@
+"""One command over all benchmarks: predictions, a detector, the page, what is absent or hostile."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from promerge_d2.engine import ProMergeTrainer
+from promerge_d2.engine.setup import read_config
+from promerge_d2.utils.errors import UserError
+from promerge_d2.zero_shot.harness import choose
+from tests.engine.conftest import config, left_as_found, photos  # noqa: F401 - fixtures
+from tests.helpers import ROOT, coco_json, run_tool, save_image, square
+
+GREY = np.full((60, 80, 3), 99, np.uint8)
+A, B = square(60, 80, 10, 10, 50, 50), square(60, 80, 55, 5, 75, 25)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """COCO with three images and KITTI with one, boxes only, both class-agnostic."""
+    base = tmp_path / "root"
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        save_image(base / "coco" / "val2017" / name, GREY)
+    save_image(base / "kitti" / "training" / "image_2" / "000001.png", GREY)
+    for folder in ("coco", "kitti"):
+        (base / folder / "annotations").mkdir()
+    coco_json(
+        base / "coco" / "annotations" / "coco_cls_agnostic_instances_val2017.json",
+        [("1.jpg", 60, 80, [A, B]), ("2.jpg", 60, 80, [A]), ("3.jpg", 60, 80, [])],
+    )
+    boxes = base / "kitti" / "annotations" / "trainval_cls_agnostic.json"
+    coco_json(boxes, [("training/image_2/000001.png", 60, 80, [A, {"mask": B, "iscrowd": 1}])])
+    content = json.loads(boxes.read_text())
+    for record in content["annotations"]:
+        del record["segmentation"]
+    boxes.write_text(json.dumps(content))
+    return base
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two folders of predictions: ``good`` finds all of both sets, ``poor`` one object of COCO."""
+    for name, masks in (("good", ([A, B], [A])), ("poor", ([A], []))):
+        (tmp_path / name).mkdir()
+        images = [(f"{i}.jpg", 60, 80, found) for i, found in enumerate(masks, start=1)]
+        coco_json(tmp_path / name / "cls_agnostic_coco.json", images)
+    kitti = [("training/image_2/000001.png", 60, 80, [B, A])]
+    coco_json(tmp_path / "good" / "cls_agnostic_kitti.json", kitti)
+    return tmp_path / "good", tmp_path / "poor"
+
+
+@pytest.fixture
+def evaluate(monkeypatch, capsys, caplog, tmp_path, root):
+    """``evaluate(...)``: exit code, all that was said, results.json."""
+
+    def run(*arguments, output=tmp_path / "out"):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            code = run_tool(
+                monkeypatch,
+                "evaluate_zero_shot.py",
+                *("--root", root, "--output", output, "--resamples", 50, *arguments),
+            )
+        out, err = capsys.readouterr()
+        file = output / "results.json"
+        return code, out + err + caplog.text, json.loads(file.read_text()) if code == 0 else None
+
+    return run
+
+
+def test_two_runs_on_what_is_present(evaluate, runs, tmp_path):
+    good, poor = runs
+    code, said, results = evaluate("--predictions", good, "--predictions", f"weak={poor}")
+    assert code == 0, said
+    found = {(r["data_set"], r["run"]): r for r in results["results"]}
+    assert list(found) == [
+        ("cls_agnostic_coco", "good"),
+        ("cls_agnostic_coco", "weak"),
+        ("cls_agnostic_kitti", "good"),
+    ]
+    coco = found["cls_agnostic_coco", "good"]
+    assert coco["figures"]["segm.AP"] == coco["figures"]["bbox.AP"] == pytest.approx(100)
+    assert (coco["images"], coco["images_listed"], coco["objects"]) == (3, 2, 3)
+    assert coco["difference_to"] is None
+    assert "a subset of the public 5000" in coco["protocol"]
+    assert "max detections 100" in coco["protocol"]
+    weak = found["cls_agnostic_coco", "weak"]
+    # one of three objects, first and alone: precision 1 up to recall 1/3
+    assert weak["figures"]["segm.AP"] == pytest.approx(100 * 34 / 101)
+    assert weak["figures"]["segm.AR100"] == pytest.approx(100 / 3)
+    value, low, high = weak["differences"]["segm.AR100"]
+    assert value == pytest.approx(-200 / 3)
+    assert low <= value <= high <= 0
+    kitti = found["cls_agnostic_kitti", "good"]
+    assert not any(name.startswith("segm") for name in kitti["figures"])
+    assert kitti["figures"]["bbox.AP"] == pytest.approx(100)  # what lies in DontCare costs nothing
+    assert "boxes only" in kitti["protocol"]
+    assert "1 ignore regions" in kitti["protocol"]
+    assert "cls_agnostic_kitti.json" in results["not_run"]["cls_agnostic_kitti, weak"]
+    assert "prepare_sa1b.py" in results["not_run"]["cls_agnostic_sa1b"]
+    assert "ai.meta.com" in results["not_run"]["cls_agnostic_sa1b"]
+
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
+    assert [(r["data_set"], r["run"], r["kind"]) for r in rows[:2]] == [
+        ("cls_agnostic_coco", "good", "box"),
+        ("cls_agnostic_coco", "good", "mask"),
+    ]
+    assert float(rows[3]["AR100"]) == pytest.approx(100 / 3)
+    assert float(rows[3]["AP_low"]) <= float(rows[3]["AP"]) <= float(rows[3]["AP_high"])
+
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert text in said
+    assert "| ProMerge+ (published) | 8.90 | 9.00 | 4.00 | 5.40 | 12.20 | 7.80 |" in text
+    assert "| good | 100.00 | - | - | 100.00 | - | - |" in text
+    assert "good, mask (lists 2 of 3 images)" in text
+    assert "AP minus that of good" in text
+
+    page = (tmp_path / "out" / "index.html").read_text()
+    pictures = re.findall(r'src="([^"]+)"', page)
+    assert all((tmp_path / "out" / name).is_file() for name in pictures)
+    assert "plots/cls_agnostic_coco.png" in pictures
+    assert sum(name.startswith("pictures/cls_agnostic_coco/weak/") for name in pictures) == 2
+    assert "1.jpg: AP 50.5, 2 objects" in page
+    assert "Subsets: COCO val2017 3 of 5000 images" in page
+
+
+def test_the_same_bytes_again(evaluate, runs, tmp_path):
+    for output in ("a", "b"):
+        evaluate("--predictions", runs[0], "--datasets", "coco", output=tmp_path / output)
+    names = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
+    assert len(names) > 5
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_one_file_on_all_sets_and_a_set_of_ones_own(evaluate, runs, root, tmp_path):
+    own = coco_json(tmp_path / "own.json", [("1.jpg", 60, 80, [A])])
+    code, said, results = evaluate(
+        *("--predictions", runs[1] / "cls_agnostic_coco.json", "--resamples", 0),
+        *("--set", "mine", own, root / "coco" / "val2017"),
+    )
+    assert code == 0, said
+    found = {r["data_set"]: r for r in results["results"]}
+    assert list(found) == ["cls_agnostic_coco", "mine"]
+    assert found["mine"]["figures"]["segm.AP"] == pytest.approx(100)
+    assert found["mine"]["intervals"] == {}
+    assert "no image of" in results["not_run"]["cls_agnostic_kitti, cls_agnostic_coco"]
+
+
+def test_more_detections(evaluate, root, tmp_path):
+    many = [A] + [square(60, 80, x, y, x + 3, y + 3) for x in range(20) for y in range(6)]
+    records = coco_json(tmp_path / "many.json", [("2.jpg", 60, 80, [*many[1:], A])])
+    few = ("--predictions", records, "--datasets", "coco", "--pictures", 0)
+    figures = evaluate(*few)[2]["results"][0]["figures"]
+    assert "segm.AR1000" not in figures
+    assert figures["segm.AR100"] == 0
+    code, said, results = evaluate(*few, "--detections", 1000)
+    assert code == 0
+    assert results["results"][0]["figures"]["segm.AR1000"] == pytest.approx(100 / 3)
+    assert results["results"][0]["figures"]["segm.AR100"] == 0
+    assert "AR1000 from 1000 detections an image" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give --predictions or --config-file"),
+        (("--predictions", "none.json"), "the predictions none.json do not exist"),
+        (("--predictions", "../x=."), "cannot name a run"),
+        (("--predictions", "a=.", "--predictions", "a=."), "two runs have the same name"),
+        (("--predictions", "a=.", "--datasets", "cococo"), "no data set is named 'cococo'"),
+        (("--predictions", "a=.", "--datasets", "voc"), "none of the data sets is present"),
+        (("--predictions", "a=."), "no run could be scored on any data set"),
+        (("--predictions", "a=.", "--detections", 10), "--detections starts at 100"),
+        (("--config-file", "none.yaml"), "the config none.yaml does not exist"),
+    ],
+)
+def test_refused_with_one_message(evaluate, arguments, message):
+    code, said, _ = evaluate(*arguments)
+    assert code == 3
+    assert message in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["annotations"][0].update(score=float("nan")), "annotations[0] (id 1, image"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "negative width or height"),
+        (lambda c: c["annotations"][1].update(segmentation={"size": [6, 8], "counts": [48]}),
+         "its mask is 8 x 6 pixels"),
+        (lambda c: c["annotations"][0].pop("image_id"), "it has no 'image_id'"),
+        (lambda c: c["images"][1].update(id=1), "the image id occurs twice"),
+        (lambda c: c["images"][0].update(width=81), "is listed as 81 x 60 pixels"),
+    ],
+)  # fmt: skip
+def test_hostile_predictions_name_the_record(evaluate, runs, change, message):
+    file = runs[0] / "cls_agnostic_coco.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    code, said, _ = evaluate("--predictions", runs[0])
+    assert code == 3
+    assert str(file) in said
+    assert message in said
+
+
+def test_empty_predictions_are_refused(evaluate, tmp_path):
+    (tmp_path / "empty.json").write_text("")
+    code, said, _ = evaluate("--predictions", tmp_path / "empty.json")
+    assert code == 3
+    assert "empty.json is not valid JSON" in said
+
+
+@pytest.mark.parametrize("name", ["../../secret.png", "/etc/secret.png", "a/../../b.png"])
+def test_pictures_outside_the_root_are_never_read(evaluate, runs, root, name):
+    file = root / "coco" / "annotations" / "coco_cls_agnostic_instances_val2017.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = name
+    file.write_text(json.dumps(content))
+    predictions = json.loads((runs[0] / "cls_agnostic_coco.json").read_text())["annotations"]
+    (runs[0] / "cls_agnostic_coco.json").write_text(json.dumps(predictions))
+    code, said, _ = evaluate("--predictions", runs[0])
+    assert code == 3
+    assert "leads out of the image folder" in said
+    assert "image 1" in said
+
+
+def test_a_picture_that_is_absent_costs_no_figure(evaluate, runs, root):
+    (root / "coco" / "val2017" / "1.jpg").unlink()
+    code, said, results = evaluate("--predictions", runs[0], "--datasets", "coco")
+    assert code == 0, said
+    assert results["results"][0]["figures"]["segm.AP"] == pytest.approx(100)
+
+
+def test_names(tmp_path):
+    six = [data_set.name for data_set in choose(["six"], tmp_path)]
+    assert len(six) == 6
+    assert choose(["six", "cls_agnostic_coco"], tmp_path)[0].name == "cls_agnostic_coco"
+    assert len(choose(["six", "coco"], tmp_path)) == 6
+    assert set(six) < {data_set.name for data_set in choose(["all"], tmp_path)}
+    with pytest.raises(UserError, match="choose all, six, or from coco, coco20k"):
+        choose([""], tmp_path)
+
+
+# --- a detector -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def detector(config, tmp_path):  # noqa: F811 - a fixture
+    """Arguments that run a tiny detector with random weights over four photos."""
+    file = config()
+    cfg = read_config(str(file), [])
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.pth"
+    torch.save({"model": ProMergeTrainer.build_model(cfg).state_dict()}, weights)
+    return _command(file, tmp_path), ("MODEL.WEIGHTS", weights)
+
+
+def _command(file, tmp_path):
+    own = ("photos", tmp_path / "labels.json", tmp_path / "photos")
+    few = ("--datasets", "photos", "--resamples", 0, "--pictures", 0)
+    return ("--config-file", file, "--set", *own, *few)
+
+
+def _records(folder):
+    return json.loads((folder / "predictions" / "detector" / "photos.json").read_text())
+
+
+def test_a_detector_is_run_kept_and_reused(evaluate, detector, tmp_path, monkeypatch):
+    start, weights = detector
+    code, said, results = evaluate(*start, *weights)
+    assert code == 0, said
+    (found,) = results["results"]
+    assert (found["run"], found["images_listed"], found["images"]) == ("detector", 4, 4)
+    content = _records(tmp_path / "out")
+    assert found["predictions"] == len(content["annotations"]) > 0
+    assert list((tmp_path / "out" / "predictions" / "detector").iterdir()) == [
+        tmp_path / "out" / "predictions" / "detector" / "photos.json"
+    ]
+    before = (tmp_path / "out" / "predictions" / "detector" / "photos.json").read_bytes()
+
+    # again: nothing is computed
+    monkeypatch.setattr("promerge_d2.zero_shot.detect._infer", None)
+    code, said, again = evaluate(*start, *weights)
+    assert code == 0, said
+    assert "predictions of the same detector are reused" in said
+    assert again == results
+    monkeypatch.undo()
+    assert (tmp_path / "out" / "predictions" / "detector" / "photos.json").read_bytes() == before
+
+
+def test_another_detector_is_run_anew(evaluate, detector, tmp_path):
+    start, weights = detector
+    assert evaluate(*start, *weights)[0] == 0
+    before = _records(tmp_path / "out")
+    code, said, _ = evaluate(*start, *weights, "TEST.DETECTIONS_PER_IMAGE", "101")
+    assert code == 0
+    assert "reused" not in said
+    after = _records(tmp_path / "out")
+    assert after["info"] != before["info"]
+
+
+def test_an_interrupted_detection_goes_on(evaluate, detector, tmp_path, monkeypatch):
+    start, weights = detector
+    assert evaluate(*start, *weights, output=tmp_path / "whole")[0] == 0
+    from promerge_d2.zero_shot import detect as module
+
+    real, seen = module.detection_records, []
+
+    def stop_at_third(instances, image_id, **options):
+        seen.append(image_id)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(instances, image_id, **options)
+
+    monkeypatch.setattr(module, "detection_records", stop_at_third)
+    code, said, _ = evaluate(*start, *weights)
+    assert code == 1
+    (part,) = (tmp_path / "out" / "predictions" / "detector").glob("*/*.jsonl")
+    with open(part, "a") as file:
+        file.write('\n{"image_id": 3, "detec')  # what a power cut leaves
+    monkeypatch.setattr(module, "detection_records", real)
+    code, said, _ = evaluate(*start, *weights)
+    assert code == 0, said
+    whole, resumed = (
+        (tmp_path / folder / "predictions" / "detector" / "photos.json").read_bytes()
+        for folder in ("whole", "out")
+    )
+    assert whole == resumed
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_bytes(photos, tmp_path):  # noqa: F811 - a fixture
+    """detectron2's ``launch`` on CPUs (gloo); the processes import the tool anew."""
+    settings = {
+        "_BASE_": str(ROOT / "configs" / "Base-RCNN-FPN.yaml"),
+        "MODEL": {
+            "DEVICE": "cpu",
+            "RESNETS": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64, "NORM": "BN"},
+            "FPN": {"OUT_CHANNELS": 32, "NORM": "BN"},
+            "RPN": {"PRE_NMS_TOPK_TEST": 20, "POST_NMS_TOPK_TEST": 10},
+            "ROI_BOX_HEAD": {"FC_DIM": 32},
+            "ROI_MASK_HEAD": {"NUM_CONV": 1, "CONV_DIM": 16},
+        },
+        "INPUT": {"MIN_SIZE_TEST": 96, "MAX_SIZE_TEST": 144},
+        "DATALOADER": {"NUM_WORKERS": 0},
+    }
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.pth"
+    model = ProMergeTrainer.build_model(read_config(str(file), []))
+    torch.save({"model": model.state_dict()}, weights)
+    found = []
+    for count in (1, 2):
+        output = tmp_path / f"with_{count}"
+        command = [sys.executable, ROOT / "tools" / "evaluate_zero_shot.py", "--output", output]
+        command += ["--num-gpus", count, *_command(file, tmp_path), "MODEL.WEIGHTS", weights]
+        done = subprocess.run(
+            list(map(str, command)),
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        found.append((output / "predictions" / "detector" / "photos.json").read_bytes())
+    assert found[0] == found[1]
+    assert json.loads(found[0])["annotations"]

@@ -1,0 +1,106 @@
+#!/usr/bin/env python
+"""Check a pseudo-label file: what is in it, what is wrong, and pictures to look at.
+
+Exit code: 0 nothing is wrong, 1 not finished, 2 problems were found and named, 3 refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from pycocotools import mask as mask_api
+
+from promerge_d2.evaluation.rle import to_rle
+from promerge_d2.pseudo_labels.inputs import TarImage, find_image
+from promerge_d2.pseudo_labels.validate import NAMED, Validation, validate_labels
+from promerge_d2.utils.cli import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.utils.coco_file import CocoFile
+from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.files import check_writable, write_json
+from promerge_d2.utils.image import ImageError, load_image
+from promerge_d2.visualization.gallery import Labelled, write_gallery
+
+
+def main() -> int:
+    """Parse, check, draw, say what was found."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("labels", help="COCO JSON, by whomever it was written")
+    parser.add_argument(
+        "--images", metavar="DIR", help="look for the photographs here and compare their sizes"
+    )
+    parser.add_argument("--report", metavar="FILE", help="write what was found as JSON")
+    parser.add_argument(
+        "--gallery", metavar="DIR", help="write a page of labelled photographs; needs --images"
+    )
+    parser.add_argument(
+        "--count", type=int, default=200, help="photographs in it, evenly spaced (200)"
+    )
+    args = parser.parse_args()
+    if args.gallery and not args.images:
+        raise UserError("--gallery needs --images, the folder of the photographs")
+    if args.count < 1:
+        raise UserError(f"--count is {args.count}; it takes 1 or more")
+    if args.images and not Path(args.images).is_dir():
+        raise UserError(f"--images {args.images} is no folder")
+    for file in filter(None, (args.report, args.gallery and f"{args.gallery}/index.html")):
+        check_writable(file)
+
+    found = validate_labels(args.labels, args.images)
+    lines = list(_lines(found))
+    print("\n".join(lines))
+    if args.report:
+        write_json(args.report, dataclasses.asdict(found), indent=1)
+    if args.gallery:
+        images = _pictures(CocoFile(args.labels), Path(args.images), args.count)
+        page = write_gallery(args.gallery, Path(args.labels).name, lines[:3], images)
+        print(f"to look at: {page}")
+    return EXIT_FAILURES if found.problems else EXIT_OK
+
+
+def _lines(found: Validation) -> Iterator[str]:
+    """What was found, in words."""
+    scores = (
+        "no scores" if found.scores is None else "scores {:.4g} to {:.4g}".format(*found.scores)
+    )
+    yield f"{found.images} images, {found.masks} masks, {scores}"
+    counts = ", ".join(f"{number}: {count}" for number, count in found.masks_per_image.items())
+    yield f"images by number of masks: {counts}"
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in found.empty.items())
+    yield f"images without a mask: {reasons or 'none'}"
+    if not found.problems:
+        yield "nothing is wrong"
+    for problem, count in sorted(found.problems.items()):
+        yield f"{count} {problem}:"
+        yield from (f"    {example}" for example in found.examples[problem])
+        if count > NAMED:
+            yield "    ..."
+
+
+def _pictures(file: CocoFile, root: Path, count: int) -> Iterator[Labelled]:
+    """Images of the file, evenly spaced; those that cannot be read or drawn are left out."""
+    count = min(count, len(file))
+    for number in range(count):
+        image, annotations = file.read(number * len(file) // count)
+        found = find_image(root, image["file_name"])
+        if found is None:
+            continue
+        try:
+            pixels = load_image(found.open() if isinstance(found, TarImage) else found)
+        except ImageError:
+            continue
+        masks, scores = [], []
+        for annotation in annotations:
+            try:
+                rle = to_rle(annotation.get("segmentation"), *pixels.shape[:2], "")
+            except UserError:  # named by the checks
+                continue
+            masks.append(mask_api.decode(rle).astype(bool))
+            scores.append(annotation.get("score"))
+        reason = "" if masks else image.get("reason", "no reason given")
+        yield Labelled(image["file_name"], pixels, masks, scores, reason)
+
+
+if __name__ == "__main__":
+    run_tool(main)
