@@ -3,10 +3,10 @@ from detectron2.config import get_cfg
 
 from promerge_d2 import add_promerge_config
 from promerge_d2.data.datasets import BUILTINS
-from promerge_d2.zero_shot.benchmarks import BENCHMARKS
 from promerge_d2.engine.setup import check_device, read_config
 from promerge_d2.features import BACKBONES
 from promerge_d2.utils.errors import UserError
+from promerge_d2.zero_shot.benchmarks import BENCHMARKS
 from tests.helpers import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -75,7 +75,8 @@ def test_an_image_without_masks_says_why(draw, photos, tmp_path):
     code, out, _ = draw(photos[:1], tmp_path / "a.png", "--set", "tau_f=-1")
     assert code == 0
     assert out == (
-        f"0 masks: {tmp_path / 'a.png'}\n  all_pruned (every mask resembles the background, or stands out from nothing)\n"
+        f"0 masks: {tmp_path / 'a.png'}\n  all_pruned (every mask resembles the background, "
+        "or stands out from nothing)\n"
     )
     assert (tmp_path / "a.png").exists()
 
