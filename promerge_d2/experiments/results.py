@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from promerge_d2.utils.differences import differences
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, read_json, write_json
 
@@ -39,11 +40,9 @@ class Results:
             self._check(read_json(self._run_file, f"record of what {self.file} was computed with"))
 
     def _check(self, run: Any) -> None:
-        before, now = dict(_flat(run)), dict(_flat(self._run))
         changed = [
-            f"{key} was {before.get(key, 'not there')}, now {now.get(key, 'not there')}"
-            for key in dict.fromkeys((*before, *now))
-            if before.get(key) != now.get(key)
+            f"{name} was {_told(before)}, now {_told(now)}"
+            for name, before, now in differences(run, self._run)
         ]
         if changed:
             more = f"; and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
@@ -93,10 +92,5 @@ def read_rows(file: Path) -> list[Row]:
     return rows
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested dict as pairs: ``{"a": {"b": 1}}`` gives ``("a.b", 1)``."""
-    if not isinstance(value, dict):
-        yield name, value
-        return
-    for key, inner in value.items():
-        yield from _flat(inner, f"{name}.{key}" if name else key)
+def _told(value: Any) -> Any:
+    return "not there" if value is None else value

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
+from promerge_d2.utils.differences import differences
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path
 
@@ -91,7 +92,10 @@ def check_manifest(manifest: Manifest, images: ImageList, info: dict) -> None:
     Raises:
         UserError: with the difference.
     """
-    changed = list(_differences(manifest.info, json.loads(json.dumps(info)), ""))
+    changed = [
+        f"{name} was {json.dumps(before)}, is now {json.dumps(now)}"
+        for name, before, now in differences(manifest.info, json.loads(json.dumps(info)))
+    ]
     if changed:
         raise UserError(
             f"{manifest.path.parent} was begun otherwise: {'; '.join(changed)}; go on with what it "
@@ -131,13 +135,3 @@ def _line(file: ImageFile) -> str:
 def _fingerprint(info: dict, entries: str) -> str:
     text = json.dumps(info, sort_keys=True) + entries
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _differences(before: object, now: object, name: str) -> Iterator[str]:
-    """What differs between two nested dicts, in words."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            inner = f"{name}.{key}" if name else key
-            yield from _differences(before.get(key), now.get(key), inner)
-    elif before != now:
-        yield f"{name} was {json.dumps(before)}, is now {json.dumps(now)}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import cv2
@@ -63,13 +63,13 @@ def write_gallery(
         reasons[image.reason] = reasons.get(image.reason, 0) + 1
         cards.append(_card(image, picture))
     options = "".join(
-        f'<option value="{_escape(reason)}">{_escape(reason)} ({count})</option>'
+        f'<option value="{escape(reason)}">{escape(reason)} ({count})</option>'
         for reason, count in sorted(reasons.items())
         if reason
     )
     page = (
-        _PAGE.replace("{title}", _escape(title))
-        .replace("{summary}", "".join(f"<p>{_escape(text)}</p>" for text in summary))
+        _PAGE.replace("{title}", escape(title))
+        .replace("{summary}", "".join(f"<p>{escape(text)}</p>" for text in summary))
         .replace("{options}", options)
         .replace("{cards}", "\n".join(cards))
     )
@@ -87,9 +87,9 @@ def _card(image: Labelled, picture: str) -> str:
         told += f", best score {best}" if best else ""
     return (
         f'<figure data-masks="{len(image.masks)}" data-score="{best}" '
-        f'data-reason="{_escape(image.reason)}">'
-        f'<a href="{picture}"><img loading="lazy" src="{picture}" alt="{_escape(image.name)}"></a>'
-        f"<figcaption>{_escape(image.name)}<br><b>{_escape(told)}</b></figcaption></figure>"
+        f'data-reason="{escape(image.reason)}">'
+        f'<a href="{picture}"><img loading="lazy" src="{picture}" alt="{escape(image.name)}"></a>'
+        f"<figcaption>{escape(image.name)}<br><b>{escape(told)}</b></figcaption></figure>"
     )
 
 
@@ -98,10 +98,6 @@ def _shrink(picture: np.ndarray) -> Image.Image:
     if scale < 1:
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return Image.fromarray(picture)
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)
 
 
 _PAGE = """<!DOCTYPE html>

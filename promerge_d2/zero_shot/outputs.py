@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from promerge_d2.visualization.report import Gallery, Table, write_report
 from promerge_d2.zero_shot.benchmarks import BENCHMARKS, PUBLISHED, PUBLISHED_SOURCE, SIX, published
 from promerge_d2.zero_shot.files import inside
 from promerge_d2.zero_shot.harness import Score
+
+logger = logging.getLogger(__name__)
 
 KINDS = {"segm": "mask", "bbox": "box"}
 NotRun = dict[str, str]
@@ -292,8 +295,9 @@ def _gallery(folder: Path, score: Score, count: int) -> Gallery | None:
         path = inside(score.data_set.image_root, image.file_name, where)
         try:
             pixels = load_image(path)
-        except UserError:
-            continue  # the figures stand without the picture
+        except UserError as error:
+            logger.warning("a picture is left out of the page: %s", error)
+            continue
         objects = [item for item in truth.get(image.id, []) if not item.crowd]
         best = sorted(guesses.get(image.id, []), key=lambda item: -item.score)
         shown = best[: max(10, len(objects))]

@@ -18,8 +18,7 @@ import pytest
 import torch
 
 from promerge_d2.features import FeatureExtractor, get_backbone
-from promerge_d2.features.extractor import build_vit
-from promerge_d2.labeler import LabelerConfig, ProMergeLabeler
+from promerge_d2.labeler import ProMergeLabeler
 from promerge_d2.pseudo_labels import (
     LocalEngine,
     choose_workers,
@@ -31,15 +30,8 @@ from promerge_d2.pseudo_labels import (
 from promerge_d2.pseudo_labels.pipeline import Job, label_jobs
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageError
-from tests.helpers import ROOT, TINY, photo, save_image, save_random_vit
-
-
-def tiny_labeler(cls=ProMergeLabeler, **settings):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        vit = build_vit(TINY)
-    settings = {"grid": 12, "stride": 2, "refine": "none", **settings}
-    return cls(FeatureExtractor(TINY, vit), LabelerConfig(**settings))
+from tests.helpers import ROOT, photo, save_image, save_random_vit
+from tests.pseudo_labels.helpers import tiny_labeler
 
 
 @pytest.fixture(scope="module")
