@@ -22,7 +22,6 @@ from promerge_d2.features.weights import WeightsError, cached_path, find_weights
 from promerge_d2.labeler import Labeler
 from promerge_d2.labeler.filtering import FILTERS
 from promerge_d2.pseudo_labels import choose_workers
-from promerge_d2.pseudo_labels.label import describe
 
 STRIDES = tuple(range(2, 13))
 TAU_B = tuple(f"{value / 20:.2f}" for value in range(17))  # 0 to 0.8 by 0.05
@@ -94,7 +93,7 @@ class Experiment:
 def run_points(points: Callable[[Labeler], list[Point]], name: str, setup: Setup) -> None:
     """Settings of one labeler on the labelled images."""
     labeler = setup.make()
-    run = describe(labeler, setup.preset)
+    run = labeler.describe(setup.preset)
     results = setup.results(name, run, setup.images.describe())
     setup.sweep(results, points(labeler), labeler, setup.images)
 
@@ -132,7 +131,7 @@ def merging(_: Labeler) -> list[Point]:
 def run_facets(name: str, setup: Setup) -> None:
     """What the last block gives: query, key, value or token."""
     labeler = setup.make(facet=None)
-    run = describe(labeler, setup.preset)
+    run = labeler.describe(setup.preset)
     del run["backbone"]["facet"]
     results = setup.results(name, run, setup.images.describe())
     for facet in labeler.extractor.backbone.facets:
@@ -143,7 +142,7 @@ def run_backbones(name: str, setup: Setup) -> None:
     """Networks and weights, each with its own default facet, and centred as its entry says."""
     for backbone, weights in setup.backbones:
         labeler = setup.make(backbone=backbone, weights=weights, facet=None)
-        run = describe(labeler, setup.preset)
+        run = labeler.describe(setup.preset)
         del run["description"], run["backbone"]
         results = setup.results(name, run, setup.images.describe())
         extractor = labeler.extractor
@@ -163,7 +162,7 @@ def run_background(name: str, setup: Setup) -> None:
         cases[case] = LabelledImages.read(*paint_case(case, setup.scenes, setup.output / name))
     digest = hashlib.sha256(repr([images.describe() for images in cases.values()]).encode())
     data = {"scenes": setup.scenes, "seed": SEED, "sha256": digest.hexdigest()}
-    results = setup.results(name, describe(labeler, setup.preset), data)
+    results = setup.results(name, labeler.describe(setup.preset), data)
     for case, images in cases.items():
         setup.sweep(results, [Point({"case": case})], labeler, images)
 

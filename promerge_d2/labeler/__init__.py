@@ -1,7 +1,7 @@
 """Features to scored masks: labelers, each made of stages that are pure functions."""
 
 from promerge_d2.labeler.config import GridConfig, LabelerConfig, MaskCutConfig
-from promerge_d2.labeler.labeler import Decoded, Labeler, LabelResult, Prepared
+from promerge_d2.labeler.labeler import Decoded, Labeler, LabelResult, MaskSource, Prepared
 from promerge_d2.labeler.maskcut import MaskCutLabeler
 from promerge_d2.labeler.promerge import ProMergeLabeler, grid_masks
 
@@ -18,6 +18,7 @@ __all__ = [
     "LabelerConfig",
     "MaskCutConfig",
     "MaskCutLabeler",
+    "MaskSource",
     "Prepared",
     "ProMergeLabeler",
     "grid_masks",

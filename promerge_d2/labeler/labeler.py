@@ -8,18 +8,20 @@ Shape letters: N images, C channels, H and W rows and columns of the patch grid,
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from pycocotools import mask as mask_utils
 
+import promerge_d2
 from promerge_d2.features import FeatureExtractor
 from promerge_d2.labeler.config import GridConfig
 from promerge_d2.labeler.refinement import (
@@ -83,6 +85,74 @@ class LabelResult:
     records: list[dict] = field(default_factory=list)
     reason: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Steps(Protocol):
+    """The parts of a labeler's work that need no network: any process can do them.
+
+    Attributes:
+        apply_exif: whether photographs are turned upright.
+    """
+
+    apply_exif: bool
+
+    def decode(self, image: ImageLike) -> Any:
+        """Read an image, for ``MaskSource.launch``."""
+        ...
+
+    def finish(self, prepared: Any) -> LabelResult:
+        """Masks from what ``MaskSource.launch`` gave."""
+        ...
+
+
+class MaskSource(Protocol):
+    """What the label engine runs: a ``Labeler``, or a trained detector.
+
+    Attributes:
+        name: in label files.
+        title: in sentences.
+        reasons: why an image has no mask, by the key in label files.
+        steps: see there.
+        device: where the network is.
+        handed_on: bytes that ``launch`` gives for an image, for ``Steps.finish``.
+    """
+
+    name: str
+    title: str
+    reasons: dict[str, str]
+
+    @property
+    def steps(self) -> Steps: ...  # noqa: D102 - above
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    @property
+    def handed_on(self) -> int: ...  # noqa: D102
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        """All that a process with a network of its own shares with this one."""
+        ...
+
+    def to(self, device: str | torch.device) -> None:
+        """Move the network."""
+        ...
+
+    def launch(self, images: Sequence[Any]) -> Callable[[], list[Any]]:
+        """Start the network on images that ``Steps.decode`` gave.
+
+        Returns:
+            A function that waits and gives, for each image, what ``Steps.finish`` takes.
+        """
+        ...
+
+    def describe(self, preset: str) -> dict:
+        """Everything that the masks follow from, besides the images; ``info`` of a label file.
+
+        Args:
+            preset: name of the settings, for the record.
+        """
+        ...
 
 
 class GridMasks(Protocol):
@@ -210,9 +280,54 @@ class Labeler(ABC):
             for prepared in self.extract(batch):
                 yield self.finish(prepared, self.config)
 
+    @property
+    def steps(self) -> GridSteps:
+        """See ``MaskSource``."""
+        return GridSteps(type(self), self.config, self.extractor.backbone.patch)
+
+    @property
+    def device(self) -> torch.device:
+        """See ``MaskSource``."""
+        return self.extractor.device
+
+    @property
+    def handed_on(self) -> int:
+        """See ``MaskSource``; raw float32 features."""
+        rows, columns = self.config.grid
+        return 4 * rows * columns * self.extractor.backbone.width
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        """See ``MaskSource``."""
+        return self.extractor.parameters()
+
+    def to(self, device: str | torch.device) -> None:
+        """See ``MaskSource``."""
+        self.extractor.to(device)
+
+    def describe(self, preset: str) -> dict:
+        """See ``MaskSource``."""
+        extractor = self.extractor
+        backbone = extractor.backbone
+        return {
+            "description": f"{self.title} pseudo-labels; features: {backbone.training}",
+            "version": promerge_d2.__version__,
+            "labeler": self.name,
+            "preset": preset,
+            "settings": dataclasses.asdict(self.config),
+            "backbone": {
+                "name": backbone.name,
+                "training": backbone.training,
+                "licence": backbone.licence,
+                "weights_sha256": extractor.weights_sha256,
+                "facet": extractor.facet,
+                "center": extractor.center,
+                "precision": extractor.precision,
+            },
+        }
+
     def decode(self, image: ImageLike) -> Decoded:
         """The first part of the work, see ``decode``."""
-        return decode(image, self.extractor.backbone.patch, self.config)
+        return self.steps.decode(image)
 
     def extract(self, images: Sequence[Decoded]) -> list[Prepared]:
         """The second part of the work: the network.
@@ -319,6 +434,28 @@ class Labeler(ABC):
             config.upsampling,
             config.unconfirmed,
         )
+
+
+@dataclass(frozen=True)
+class GridSteps:
+    """See ``Steps``."""
+
+    labeler: type[Labeler]
+    config: GridConfig
+    patch: int
+
+    @property
+    def apply_exif(self) -> bool:
+        """See ``Steps``."""
+        return self.config.apply_exif
+
+    def decode(self, image: ImageLike) -> Decoded:
+        """See the function ``decode``."""
+        return decode(image, self.patch, self.config)
+
+    def finish(self, prepared: Prepared) -> LabelResult:
+        """See ``Labeler.finish``."""
+        return self.labeler.finish(prepared, self.config)
 
 
 def clean_masks(

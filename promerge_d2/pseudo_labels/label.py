@@ -24,8 +24,7 @@ from types import FrameType
 import cv2
 import numpy as np
 
-import promerge_d2
-from promerge_d2.labeler import Labeler, LabelResult
+from promerge_d2.labeler import LabelResult, MaskSource
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
 from promerge_d2.pseudo_labels.manifest import check_manifest, write_manifest
 from promerge_d2.pseudo_labels.merge import Labelled, merge_labels, tell_damaged
@@ -52,7 +51,7 @@ class RunSummary(Labelled):
 def label_images(
     images: ImageList,
     output: str | os.PathLike,
-    labeler: Labeler,
+    labeler: MaskSource,
     preset: str,
     overlays: str | os.PathLike | None = None,
     engine: Engine | None = None,
@@ -97,7 +96,7 @@ def label_images(
     check_writable(output)
     if overlays is not None:
         check_writable(Path(overlays) / "picture.png")
-    store = open_store(output, images, describe(labeler, preset))
+    store = open_store(output, images, labeler.describe(preset))
     folder = store.shard(shard, shards)
     started = time.time()
     with locked(folder / "lock", f"shard {shard} of {shards} of {store.folder}"):
@@ -184,7 +183,7 @@ class _Jobs:
             yield Job(file.under(self.root), overlay, size, place)
 
 
-def _label(jobs: _Jobs, labeler: Labeler, engine: Engine, done: int, folder: Path) -> None:
+def _label(jobs: _Jobs, labeler: MaskSource, engine: Engine, done: int, folder: Path) -> None:
     """Label and store.
 
     Raises:
@@ -205,9 +204,9 @@ def _label(jobs: _Jobs, labeler: Labeler, engine: Engine, done: int, folder: Pat
                     watch.image(_store(writer, job.place, file, future))
                 except CancelledError:
                     continue
-                except BrokenExecutor:
+                except BrokenExecutor as error:
                     jobs.stop.set()  # and keep what is finished
-                    died = died or file.name
+                    died = died or f"{file.name}: {error}"
         if not died:
             state = "stopped" if signals else "finished"
     finally:
@@ -218,8 +217,8 @@ def _label(jobs: _Jobs, labeler: Labeler, engine: Engine, done: int, folder: Pat
         )
     if died:
         raise NotFinished(
-            f"a worker process died at {died} (out of memory?); what is finished is kept: try "
-            "again with fewer workers"
+            f"no worker process is left at {died}; what is finished is kept: run the same command "
+            "again, with fewer workers or more memory"
         )
 
 
@@ -298,35 +297,15 @@ def _summarise(store: Store, shard: int, shards: int) -> RunSummary:
     return summary
 
 
-def describe(labeler: Labeler, preset: str) -> dict:
-    """Everything that the masks follow from, besides the images; the ``info`` of a label file."""
-    extractor = labeler.extractor
-    backbone = extractor.backbone
-    return {
-        "description": f"{labeler.title} pseudo-labels; features: {backbone.training}",
-        "version": promerge_d2.__version__,
-        "labeler": labeler.name,
-        "preset": preset,
-        "settings": dataclasses.asdict(labeler.config),
-        "backbone": {
-            "name": backbone.name,
-            "training": backbone.training,
-            "licence": backbone.licence,
-            "weights_sha256": extractor.weights_sha256,
-            "facet": extractor.facet,
-            "center": extractor.center,
-            "precision": extractor.precision,
-        },
-    }
-
-
-def _describe_run(images: ImageList, labeler: Labeler, summary: RunSummary, started: float) -> dict:
+def _describe_run(
+    images: ImageList, labeler: MaskSource, summary: RunSummary, started: float
+) -> dict:
     packages = ("torch", "timm", "numpy", "pillow", "scipy", "pycocotools")
     return {
         "command": sys.argv,
         "host": platform.node(),
         "machine": platform.platform(),
-        "device": str(labeler.extractor.device),
+        "device": str(labeler.device),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},

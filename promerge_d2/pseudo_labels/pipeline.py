@@ -17,22 +17,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import (
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
+from concurrent.futures import CancelledError, Executor, Future, wait
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from promerge_d2.labeler import Decoded, GridConfig, Labeler, LabelResult, Prepared
-from promerge_d2.labeler.labeler import decode
+from promerge_d2.labeler import LabelResult, MaskSource
+from promerge_d2.labeler.labeler import Steps
 from promerge_d2.pseudo_labels.inputs import TarImage
+from promerge_d2.pseudo_labels.workers import Workers
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageError, load_image
 from promerge_d2.utils.threads import one_thread, use_one_thread
@@ -83,7 +77,7 @@ class Engine(Protocol):
     """Does the work, somewhere. An engine is a dataclass; its settings go into ``run.json``."""
 
     def __call__(
-        self, jobs: Iterable[Job], labeler: Labeler, stop: threading.Event
+        self, jobs: Iterable[Job], labeler: MaskSource, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
         """Label images.
 
@@ -94,8 +88,8 @@ class Engine(Protocol):
 
         Returns:
             A generator of each job with its result or its error, in any order. A
-            ``BrokenExecutor`` (the work was lost) and a ``CancelledError`` (it was not begun) are
-            no fault of the image.
+            ``BrokenExecutor`` (no work can be done) and a ``CancelledError`` (it was not begun)
+            are no fault of the image.
         """
         ...
 
@@ -108,7 +102,7 @@ class LocalEngine:
     batch_size: int = 1
 
     def __call__(
-        self, jobs: Iterable[Job], labeler: Labeler, stop: threading.Event
+        self, jobs: Iterable[Job], labeler: MaskSource, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
         """See ``Engine``."""
         jobs, drawn = itertools.tee(jobs)
@@ -131,7 +125,7 @@ def choose_workers(images: int) -> int:
 
 def label_jobs(
     jobs: Iterable[Job],
-    labeler: Labeler,
+    labeler: MaskSource,
     workers: int,
     batch_size: int,
     stop: threading.Event | None = None,
@@ -151,20 +145,20 @@ def label_jobs(
         stop: see ``Engine``.
 
     Returns:
-        For each job a future that holds its result or its error; when a worker has died, the error
-        is a ``BrokenExecutor`` for all that follow.
+        For each job a future that holds its result or its error; see ``Workers`` for what comes of
+        workers that die.
 
     Raises:
         UserError: there is too little shared memory for so many workers.
     """
-    whole = workers > 0 and labeler.extractor.device.type == "cpu"
+    whole = workers > 0 and labeler.device.type == "cpu"
     ahead = 2 * workers
     if workers:
         _check_shared_memory(labeler, 0 if whole else ahead + 3 * batch_size)
     skip = multiprocessing.get_context("spawn").Event() if workers else None
     with one_thread(), _executor(workers, labeler if whole else None, skip) as executor:
         if whole:
-            futures = _bounded((_submit(executor, _label, job) for job in jobs), ahead)
+            futures = _bounded((executor.submit(_label, job) for job in jobs), ahead)
         else:
             futures = _staged(jobs, labeler, executor, batch_size, ahead)
         for future in futures:
@@ -175,13 +169,13 @@ def label_jobs(
 
 
 def _staged(
-    jobs: Iterable[Job], labeler: Labeler, executor: Executor, batch_size: int, ahead: int
+    jobs: Iterable[Job], labeler: MaskSource, executor: Executor, batch_size: int, ahead: int
 ) -> Iterator[Future[LabelResult]]:
     """Decode in the executor, compute features here in batches, finish in the executor."""
-    steps = Steps(type(labeler), labeler.config, labeler.extractor.backbone.patch)
+    steps = JobSteps(labeler.steps)
     here = _Here()
 
-    def launch(batch: list[tuple[Job, Future[Decoded]]]) -> Callable[[], Iterator[Future]]:
+    def launch(batch: list[tuple[Job, Future[Any]]]) -> Callable[[], Iterator[Future]]:
         """Start the network on a batch; the function returned waits and sends it on."""
         good = [decoded.result() for _, decoded in batch if decoded.exception() is None]
         launched = here.submit(labeler.launch, good) if good else None
@@ -194,13 +188,13 @@ def _staged(
                 elif prepared.exception() is not None:
                     yield prepared
                 else:
-                    yield _submit(executor, steps.finish, next(prepared.result()), job)
+                    yield executor.submit(steps.finish, next(prepared.result()), job)
 
         return send
 
     def finishing() -> Iterator[Future]:
         before: Callable[[], Iterable[Future]] = tuple
-        decoding = ((job, _submit(executor, steps.decode, job)) for job in jobs)
+        decoding = ((job, executor.submit(steps.decode, job)) for job in jobs)
         for batch in _batches(_bounded(decoding, ahead), batch_size):
             now = launch(batch)
             yield from before()  # while the network is at work
@@ -211,8 +205,8 @@ def _staged(
 
 
 def _batches(
-    decoding: Iterable[tuple[Job, Future[Decoded]]], size: int
-) -> Iterator[list[tuple[Job, Future[Decoded]]]]:
+    decoding: Iterable[tuple[Job, Future[Any]]], size: int
+) -> Iterator[list[tuple[Job, Future[Any]]]]:
     """Collect until ``size`` images are good; bad ones come along, in their places."""
     batch, good = [], 0
     for job, decoded in decoding:
@@ -235,22 +229,20 @@ def _bounded(items: Iterable, ahead: int) -> Iterator:
 
 
 @dataclass(frozen=True)
-class Steps:
-    """The parts of the work that need no network, for any process."""
+class JobSteps:
+    """The parts of the work on a job that need no network, for any process."""
 
-    labeler: type[Labeler]
-    config: GridConfig
-    patch: int
+    steps: Steps
 
-    def decode(self, job: Job) -> Decoded:
-        """See ``labeler.decode``."""
-        return decode(job.open(), self.patch, self.config)
+    def decode(self, job: Job) -> Any:
+        """See ``Steps.decode``."""
+        return self.steps.decode(job.open())
 
-    def finish(self, prepared: Prepared, job: Job) -> LabelResult:
-        """See ``Labeler.finish``; draws the overlay too."""
-        result = self.labeler.finish(prepared, self.config)
+    def finish(self, prepared: Any, job: Job) -> LabelResult:
+        """See ``Steps.finish``; draws the overlay too."""
+        result = self.steps.finish(prepared)
         if job.overlay is not None:  # reads the photograph again: it may be too large to carry
-            pixels = load_image(job.open(), self.config.apply_exif)
+            pixels = load_image(job.open(), self.steps.apply_exif)
             save_png(job.overlay, draw_records(pixels, result.records))
         return result
 
@@ -270,46 +262,26 @@ class _Here(Executor):
         return future
 
 
-def _submit(executor: Executor, function: Callable, *arguments: Any) -> Future:
-    """Submit; to a broken pool as well, where the result tells."""
-    try:
-        return executor.submit(function, *arguments)
-    except BrokenExecutor as error:
-        future: Future = Future()
-        future.set_exception(error)
-        return future
-
-
 @contextlib.contextmanager
-def _executor(workers: int, labeler: Labeler | None, skip: Event | None) -> Iterator[Executor]:
+def _executor(workers: int, labeler: MaskSource | None, skip: Event | None) -> Iterator[Executor]:
     """Worker processes, each with a labeler if one is given; what waits at the end is dropped."""
     if not workers:
         yield _Here()
         return
-    context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (labeler, skip, os.getpid()))
+    pool = Workers(workers, _start_worker, (labeler, skip, os.getpid()))
     try:
-        # Ctrl-C and batch systems signal all processes, but this one decides when to stop; what
-        # is blocked here stays blocked in the processes that start now.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
-        try:
-            for _ in range(workers):
-                pool.submit(int)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 # a worker's own
-_labeler: Labeler | None = None
+_labeler: MaskSource | None = None
 _skip: Event | None = None
 _wait_for = getattr(signal, "sigtimedwait", lambda _, seconds: time.sleep(seconds))  # not on macOS
-_OURS = {signal.SIGINT, signal.SIGTERM} if hasattr(signal, "sigtimedwait") else {signal.SIGINT}
 
 
-def _start_worker(labeler: Labeler | None, skip: Event, parent: int) -> None:
+def _start_worker(labeler: MaskSource | None, skip: Event, parent: int) -> None:
     global _labeler, _skip
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     use_one_thread()
@@ -329,18 +301,16 @@ def _label(job: Job) -> LabelResult:
     """All of the work, in a worker with a network."""
     if _skip.is_set():
         raise CancelledError
-    (prepared,) = _labeler.extract([_labeler.decode(job.open())])
-    patch = _labeler.extractor.backbone.patch
-    return Steps(type(_labeler), _labeler.config, patch).finish(prepared, job)
+    steps = JobSteps(_labeler.steps)
+    (prepared,) = _labeler.launch([steps.decode(job)])()
+    return steps.finish(prepared, job)
 
 
-def _check_shared_memory(labeler: Labeler, features: int) -> None:
-    """Refuse what would end in a bus error: weights, or the features of so many images."""
-    extractor = labeler.extractor
-    rows, columns = labeler.config.grid
-    wanted = 4 * rows * columns * extractor.backbone.width * features
-    if not features:
-        wanted = sum(weight.nbytes for weight in extractor.parameters())
+def _check_shared_memory(labeler: MaskSource, images: int) -> None:
+    """Refuse what would end in a bus error: weights, or what the network gives for the images."""
+    wanted = labeler.handed_on * images
+    if not images:
+        wanted = sum(weight.nbytes for weight in labeler.weights())
     if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free < wanted:
         raise UserError(
             f"the workers need {wanted / 1e6:.0f} MB of shared memory, more than {SHARED_MEMORY} "

@@ -18,8 +18,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from promerge_d2.labeler import Labeler, LabelResult
-from promerge_d2.pseudo_labels.pipeline import Job, Steps
+from promerge_d2.labeler import LabelResult, MaskSource
+from promerge_d2.pseudo_labels.pipeline import Job, JobSteps
 from promerge_d2.pseudo_labels.store import NotFinished
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.threads import use_one_thread
@@ -55,7 +55,7 @@ class RayEngine:
     device: str = "cpu"
 
     def __call__(
-        self, jobs: Iterable[Job], labeler: Labeler, stop: threading.Event
+        self, jobs: Iterable[Job], labeler: MaskSource, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
         """See ``Engine``; results come as they are ready."""
         ours = not ray.is_initialized()
@@ -78,8 +78,8 @@ class RayEngine:
             if ours:
                 ray.shutdown()
 
-    def _run(self, window: list[Job], labeler: Labeler, shared: ray.ObjectRef) -> Iterable:
-        steps = Steps(type(labeler), labeler.config, labeler.extractor.backbone.patch)
+    def _run(self, window: list[Job], labeler: MaskSource, shared: ray.ObjectRef) -> Iterable:
+        steps = JobSteps(labeler.steps)
         actors, resources = self._actors()
         options = {
             "batch_size": self.batch_size,
@@ -178,13 +178,13 @@ class _Network:
     def __init__(self, labeler: ray.ObjectRef, device: str) -> None:
         use_one_thread()
         self._labeler = ray.get(labeler)
-        self._labeler.extractor.to(device)
+        self._labeler.to(device)
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
         pairs = _pairs(table)
         good = [value for _, value in pairs if not isinstance(value, _Failed)]
         try:
-            prepared = self._labeler.extract(good) if good else []
+            prepared = self._labeler.launch(good)() if good else []
         except Exception as error:  # noqa: BLE001 - as of ``_each``
             prepared = [_failed(error)] * len(good)
         rest = iter(prepared)

@@ -146,7 +146,7 @@ def test_an_unexpected_error_is_named_with_its_traceback(labeler, folder, tmp_pa
             raise ZeroDivisionError("surprise")
         return decode(path, *more)
 
-    monkeypatch.setattr("promerge_d2.pseudo_labels.pipeline.decode", fail_on_small)
+    monkeypatch.setattr("promerge_d2.labeler.labeler.decode", fail_on_small)
     summary, coco = label(labeler, folder, tmp_path / "labels.json")
     assert [image["id"] for image in coco["images"]] == [1, 3]
     (failure,) = summary.failures
