@@ -1,43 +1,100 @@
-"""detectron2's default trainer with our data, evaluation and optimiser."""
+"""detectron2's default trainer with our data, evaluation and optimiser; runs can be resumed."""
 
 from __future__ import annotations
 
+import copy
 import os
+import weakref
+from collections.abc import Callable, Sequence
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetFromList,
-    DatasetMapper,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.data import DatasetMapper
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
 
 from promerge_d2.data import CopyPasteMapper
+from promerge_d2.data.loader import BatchStream, MappedDraws, build_loader, training_images
 from promerge_d2.evaluation import ClassAgnosticEvaluator
+from promerge_d2.utils.chance import STEP, seed_torch
 from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.files import atomic_path
 
 
 class ProMergeTrainer(DefaultTrainer):
-    """Train on pseudo-labels and evaluate without classes; everything else is detectron2's."""
+    """Train on pseudo-labels and evaluate without classes.
+
+    Every draw of a step follows from the seed and the iteration, so a run that was stopped at any
+    moment and resumed has the losses of one that was not: bit for bit on a CPU.
+
+    Args:
+        cfg: the configuration. With a negative ``SEED`` one is drawn, which checkpoints keep.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super(DefaultTrainer, self).__init__()  # DefaultTrainer's own knows DDP on GPUs only
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size()).clone()
+        cfg.defrost()
+        if cfg.SEED < 0:
+            cfg.SEED = comm.shared_random_seed()
+        cfg.freeze()
+        self.cfg = cfg
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = trainer(distribute(model), self.build_train_loader(cfg), optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(
+            self._trainer.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.register_hooks(self.build_hooks())
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> torch.utils.data.DataLoader:
-        """detectron2's loader, with copy-paste if ``INPUT.COPY_PASTE.ENABLED``."""
+        """The deterministic loader, with copy-paste if ``INPUT.COPY_PASTE.ENABLED``.
+
+        Raises:
+            UserError: a sampler that it does not have, or no image to train on.
+        """
+        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+            raise UserError(
+                "DATALOADER.SAMPLER_TRAIN has to be TrainingSampler (every image once an epoch), "
+                f"not {cfg.DATALOADER.SAMPLER_TRAIN}: a resumed run must find its order again"
+            )
+        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        images = training_images(cfg.DATASETS.TRAIN, has_objects if filter_empty else None)
+        stream = BatchStream(
+            len(images.dicts),
+            cfg.SOLVER.IMS_PER_BATCH,
+            max(0, cfg.SEED),
+            images.portrait if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+            comm.get_rank(),
+            comm.get_world_size(),
+        )
+        dataset = MappedDraws(images.dicts, cls.build_train_mapper(cfg, images.dicts))
+        return build_loader(dataset, stream, cfg.DATALOADER.NUM_WORKERS)
+
+    @classmethod
+    def build_train_mapper(cls, cfg: CfgNode, dicts: Sequence[dict]) -> Callable[[dict], dict]:
+        """What turns a dict into a training example.
+
+        Args:
+            cfg: the configuration.
+            dicts: all images of the data set, to draw donors from.
+        """
         mapper = DatasetMapper(cfg, True)
         paste = cfg.INPUT.COPY_PASTE
         if not paste.ENABLED:
-            return build_detection_train_loader(cfg, mapper=mapper)
-        dicts = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        )
-        dataset = DatasetFromList(dicts, copy=False)  # one serialised copy for both uses
-        mapper = CopyPasteMapper(mapper, dataset, paste.RATE, paste.MIN_RATIO, paste.MAX_RATIO)
-        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+            return mapper
+        return CopyPasteMapper(mapper, dicts, paste.RATE, paste.MIN_RATIO, paste.MAX_RATIO)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -72,11 +129,99 @@ class ProMergeTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase | None]:
         """detectron2's hooks; PreciseBN sees images without pasting (promerge.md B1)."""
-        cfg = self.cfg
-        self.cfg = cfg.clone()
-        self.cfg.defrost()
-        self.cfg.INPUT.COPY_PASTE.ENABLED = False
+        plain = self.cfg.clone()
+        plain.defrost()
+        plain.INPUT.COPY_PASTE.ENABLED = False
+        plain.TEST.PRECISE_BN.ENABLED = False
+        self.cfg, cfg = plain, self.cfg
         try:
-            return super().build_hooks()
+            others = super().build_hooks()
         finally:
             self.cfg = cfg
+        precise = cfg.TEST.PRECISE_BN
+        if precise.ENABLED:
+            mapper = self.build_train_mapper(plain, self.data_loader.dataset.dicts)
+            others[2] = PreciseBN(
+                cfg.TEST.EVAL_PERIOD, self.model, self.data_loader, mapper, precise.NUM_ITER
+            )
+        return others
+
+    def before_train(self) -> None:
+        """Have the data start where the run does."""
+        self.data_loader.batch_sampler.start = self.start_iter
+        super().before_train()
+
+    def run_step(self) -> None:
+        """One iteration; what the model draws follows from seed, iteration and process."""
+        seed_torch(STEP, self.seed, self.iter, comm.get_rank())
+        super().run_step()
+
+    @property
+    def seed(self) -> int:
+        """Of everything that is drawn."""
+        return self.data_loader.batch_sampler.seed
+
+    def state_dict(self) -> dict:
+        """detectron2's state of a run, and the seed."""
+        return {**super().state_dict(), "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take up a run, with its seed."""
+        super().load_state_dict(state_dict)
+        self.data_loader.batch_sampler.seed = state_dict.get("seed", self.seed)
+
+
+class Checkpointer(DetectionCheckpointer):
+    """detectron2's, except that a process that is killed leaves the name of a whole checkpoint."""
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note the checkpoint to resume from."""
+        with atomic_path(os.path.join(self.save_dir, "last_checkpoint")) as part:
+            part.write_text(last_filename_basename, encoding="utf-8")
+
+
+class PreciseBN(hooks.PreciseBN):
+    """detectron2's, on the same images whenever it runs, so that a resumed run sees them too.
+
+    Args:
+        period: iterations between two runs; 0: only at the end.
+        model: see detectron2's.
+        loader: that of training.
+        mapper: turns a dict into an example, in its place.
+        num_iter: batches to look at.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        model: torch.nn.Module,
+        loader: torch.utils.data.DataLoader,
+        mapper: Callable[[dict], dict],
+        num_iter: int,
+    ) -> None:
+        stream = copy.copy(loader.batch_sampler)
+        dataset = MappedDraws(loader.dataset.dicts, mapper)
+        super().__init__(period, model, build_loader(dataset, stream), num_iter)
+
+    def update_stats(self) -> None:
+        """Compute the statistics anew."""
+        if self._disabled:
+            return
+        self._data_loader.batch_sampler.seed = self.trainer.seed
+        self._data_iter = None
+        seed_torch(STEP, self.trainer.seed, self.trainer.iter, comm.get_rank())
+        super().update_stats()
+
+
+def distribute(model: torch.nn.Module) -> torch.nn.Module:
+    """The model, in DDP if there are several processes, on GPUs or CPUs."""
+    if comm.get_world_size() == 1:
+        return model
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    devices = None if on_cpu else [comm.get_local_rank()]
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def has_objects(record: dict) -> bool:
+    """Whether an image has anything but crowds."""
+    return any(not thing.get("iscrowd", 0) for thing in record["annotations"])

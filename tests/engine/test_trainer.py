@@ -2,6 +2,9 @@ import argparse
 import collections
 import itertools
 import math
+import multiprocessing
+import random
+import time
 
 import numpy as np
 import pytest
@@ -225,18 +228,12 @@ def test_an_image_without_labels_can_receive(on_colored, tmp_path):
 
 
 def test_precise_bn_sees_no_pasted_images(configured, monkeypatch):
-    calls, pasting = [], []
-    real = ProMergeTrainer.build_train_loader.__func__
-
-    def build(cls, cfg):
-        calls.append(cfg.INPUT.COPY_PASTE.ENABLED)
-        return real(cls, cfg)
+    pasting = []
 
     def copy_paste(*args):
         pasting.append(trainer.iter)
         return promerge_d2.data.copy_paste(*args)
 
-    monkeypatch.setattr(ProMergeTrainer, "build_train_loader", classmethod(build))
     monkeypatch.setitem(CopyPasteMapper.__call__.__globals__, "copy_paste", copy_paste)
     cfg = configured(
         **{
@@ -248,16 +245,135 @@ def test_precise_bn_sees_no_pasted_images(configured, monkeypatch):
         }
     )
     trainer = ProMergeTrainer(cfg)
-    assert calls == [True, False]  # training's own, and that of PreciseBN
     assert trainer.cfg.INPUT.COPY_PASTE.ENABLED is True
     batches = []
-    running = trainer._hooks[2]._data_loader
-    trainer._hooks[2]._data_loader = (batches.append(batch) or batch for batch in running)
-    trainer.resume_or_load(resume=False)
+    trainer.model.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
     trainer.train()
-    assert len(batches) == 2
-    assert all(len(example["instances"]) == 1 for batch in batches for example in batch)
+    assert len(batches) == 4  # two of training, then two of PreciseBN
+    assert all(len(example["instances"]) == 1 for batch in batches[2:] for example in batch)
     assert len(pasting) == 4  # two iterations of two images
+
+
+@pytest.fixture
+def random_everything(on_colored):
+    """Sizes, flips, donors and the order are drawn."""
+
+    def make(**changes):
+        images = {
+            "INPUT.RANDOM_FLIP": "horizontal",
+            "INPUT.MIN_SIZE_TRAIN": [64, 80, 96],
+            "INPUT.COPY_PASTE.MIN_RATIO": 0.5,
+        }
+        return on_colored(**{**images, **changes})
+
+    return make
+
+
+def assert_same(found, wanted):
+    """Examples are equal to the bit."""
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert one["file_name"] == other["file_name"]
+        assert torch.equal(one["image"], other["image"])
+        mine, theirs = one["instances"], other["instances"]
+        assert torch.equal(mine.gt_masks.tensor, theirs.gt_masks.tensor)
+        assert torch.equal(mine.gt_boxes.tensor, theirs.gt_boxes.tensor)
+
+
+def test_examples_depend_on_seed_and_iteration_alone(random_everything):
+    wanted = examples(random_everything(), 16)
+    assert len({tuple(example["image"].shape) for example in wanted}) == 3
+    np.random.rand()
+    assert_same(examples(random_everything(**{"DATALOADER.NUM_WORKERS": 2}), 16), wanted)
+    later = ProMergeTrainer.build_train_loader(random_everything())
+    later.batch_sampler.start = 5  # of two images each
+    assert_same(list(itertools.islice(itertools.chain.from_iterable(later), 6)), wanted[10:])
+    others = examples(random_everything(SEED=2), 16)
+    assert [e["file_name"] for e in others] != [e["file_name"] for e in wanted]
+
+
+def test_another_sampler_is_refused(on_colored):
+    cfg = on_colored(**{"DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler"})
+    with pytest.raises(UserError, match=r"SAMPLER_TRAIN has to be TrainingSampler"):
+        ProMergeTrainer.build_train_loader(cfg)
+
+
+# Going on
+
+
+def history(trainer):
+    """Every loss of every iteration."""
+    return {
+        name: values.values()
+        for name, values in trainer.storage.histories().items()
+        if "loss" in name
+    }
+
+
+def run_on(cfg, resume=False):
+    trainer = ProMergeTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(("optimizer", "seed"), [("SGD", 1), ("ADAMW", -1)])
+def test_a_resumed_run_has_the_losses_of_one_that_was_not_stopped(
+    random_everything, tmp_path, optimizer, seed
+):
+    def cfg(stop):
+        changes = {
+            "SOLVER.MAX_ITER": 6,
+            "SOLVER.STEPS": [5],
+            "SOLVER.WARMUP_ITERS": 4,
+            "SOLVER.OPTIMIZER": optimizer,
+            "SOLVER.CHECKPOINT_PERIOD": 3 if stop else 100,
+            "MODEL.FPN.NORM": "BN",
+            "TEST.PRECISE_BN.ENABLED": True,
+            "TEST.PRECISE_BN.NUM_ITER": 1,
+            "TEST.EVAL_PERIOD": 2,
+            "SEED": seed,
+        }
+        return random_everything(**changes)
+
+    torch.manual_seed(0)
+    whole = run_on(cfg(stop=True))
+    (tmp_path / "output" / "last_checkpoint").write_text("model_0000002.pth")
+    torch.manual_seed(1)
+    rest = run_on(cfg(stop=True), resume=True)
+    assert rest.start_iter == 3
+    assert rest.seed == whole.seed
+    wanted, found = history(whole), history(rest)
+    assert len(wanted["total_loss"]) == 6
+    assert found == {name: values[3:] for name, values in wanted.items()}
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[name]), name
+
+
+def test_killed_at_any_moment_a_run_ends_the_same(random_everything, tmp_path, evaluations):
+    def cfg(output):
+        changes = {
+            "SOLVER.MAX_ITER": 8,
+            "SOLVER.CHECKPOINT_PERIOD": 2,
+            "DATASETS.TEST": ["colored"],
+        }
+        return random_everything(**changes, OUTPUT_DIR=str(tmp_path / output))
+
+    whole = run_on(cfg("whole"))
+    process = multiprocessing.get_context("fork").Process(target=run_on, args=(cfg("killed"),))
+    process.start()
+    checkpoint = tmp_path / "killed" / "last_checkpoint"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.Random().random() * 0.5)  # any moment of what follows
+    process.kill()
+    process.join()
+    rest = run_on(cfg("killed"), resume=True)
+    assert rest.start_iter >= 2
+    assert evaluations[-1] == evaluations[0]
+    wanted, found = history(whole)["total_loss"], history(rest).get("total_loss", [])
+    assert found == wanted[rest.start_iter :]
 
 
 # The optimiser

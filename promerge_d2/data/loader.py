@@ -1,0 +1,170 @@
+"""Training batches that follow from a seed and an iteration alone.
+
+detectron2's loader starts its order of images anew when a run is resumed, loses the images that
+wait for others of their shape, and draws in each worker from a state that nothing keeps. Here the
+order, the grouping and every draw are functions of (seed, iteration, place in the batch): a run
+that was stopped goes on as if it had not been, with any number of workers, and N processes with
+the same global batch see the images of one.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, DatasetFromList
+from detectron2.data.build import trivial_batch_collator
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from promerge_d2.utils.chance import IMAGE, ORDER, chance_of
+from promerge_d2.utils.errors import UserError
+
+
+class Draw(NamedTuple):
+    """An image of a batch."""
+
+    index: int  # in the data set
+    seed: int
+    iteration: int
+    place: int  # in the global batch
+
+
+class TrainingImages(NamedTuple):
+    """The images to train on."""
+
+    dicts: Sequence[dict]
+    portrait: np.ndarray  # (len(dicts),) bool: higher than wide, or square
+
+
+class BatchStream(Sampler[list[Draw]]):
+    """The endless order of the training images, in batches, from any iteration on.
+
+    Every epoch is a new permutation of all images. With ``portrait`` given, a batch holds images
+    of one orientation only, so that little is padded: images wait for others of theirs, across
+    epochs. The waiting ones of an earlier iteration are found by going through the order again,
+    without looking at any image.
+
+    Args:
+        size: number of images.
+        batch: images an iteration, of all processes.
+        seed: of the order.
+        portrait: (size,) bool, the images' orientation, or None not to group.
+        rank: of this process, which gets the ``rank``-th part of each batch.
+        world_size: number of processes.
+
+    Attributes:
+        seed: may be changed before iterating.
+        start: the first iteration to give.
+
+    Raises:
+        UserError: the batch cannot be shared out evenly.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch: int,
+        seed: int,
+        portrait: np.ndarray | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch < 1 or batch % world_size:
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH is {batch}, the images of all {world_size} processes "
+                f"together: it must be a multiple of {world_size}"
+            )
+        self.size = size
+        self.batch = batch
+        self.seed = seed
+        self.portrait = portrait
+        self.places = range(rank * batch // world_size, (rank + 1) * batch // world_size)
+        self.start = 0
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        batches = enumerate(self._batches())
+        for iteration, indices in itertools.islice(batches, self.start, None):
+            yield [Draw(indices[place], self.seed, iteration, place) for place in self.places]
+
+    def _batches(self) -> Iterator[list[int]]:
+        waiting: tuple[list[int], list[int]] = ([], [])
+        for index in self._order():
+            group = waiting[0 if self.portrait is None else int(self.portrait[index])]
+            group.append(index)
+            if len(group) == self.batch:
+                yield group[:]
+                group.clear()
+
+    def _order(self) -> Iterator[int]:
+        for epoch in itertools.count():
+            rng = np.random.default_rng((ORDER, self.seed, epoch))
+            yield from rng.permutation(self.size).tolist()
+
+
+class MappedDraws(Dataset):
+    """Training examples, each mapped with chance of its own.
+
+    Args:
+        dicts: detectron2's dicts.
+        mapper: turns a dict into an example; it may draw from Python's, numpy's and torch's
+            global generators.
+    """
+
+    def __init__(self, dicts: Sequence[dict], mapper: Callable[[dict], dict]) -> None:
+        self.dicts = dicts
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, draw: Draw) -> dict:
+        with chance_of(IMAGE, draw.seed, draw.iteration, draw.place):
+            return self.mapper(self.dicts[draw.index])
+
+
+def training_images(
+    names: Sequence[str], keep: Callable[[dict], bool] | None = None
+) -> TrainingImages:
+    """The images of data sets; each one's dict is read once.
+
+    Args:
+        names: registered data sets.
+        keep: whether to train on a dict's image; None: on all.
+
+    Raises:
+        UserError: no image is left.
+    """
+    kept, portrait = [], bytearray()
+    for name in names:
+        for item in DatasetCatalog.get(name):
+            record = copy.copy(item)  # a lazy item is read here, and only here
+            if keep is None or keep(record):
+                kept.append(item)
+                portrait.append(record["height"] >= record["width"])
+    if not kept:
+        raise UserError(f"{', '.join(names) or 'DATASETS.TRAIN'}: no image has anything to learn")
+    return TrainingImages(DatasetFromList(kept, copy=False), np.frombuffer(portrait, bool))
+
+
+def build_loader(dataset: MappedDraws, stream: BatchStream, num_workers: int = 0) -> DataLoader:
+    """Map the batches of a stream.
+
+    Args:
+        dataset: maps the images.
+        stream: the order; ``start`` and ``seed`` count when the loader's iterator is made.
+        num_workers: processes that map; the examples do not depend on it.
+
+    Returns:
+        A loader of lists of examples.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=stream,
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
+        generator=torch.Generator(),  # its seeds for workers are not the model's to draw
+    )
