@@ -163,14 +163,16 @@ class Benchmark:
         what = f"after the features of {len(images)} images, {repeats} times"
         return self.call(label or name, what, tasks.finish, *args)
 
-    def finish_together(self, name: str, images: Sequence[int], repeats: int) -> Samples:
+    def finish_together(
+        self, name: str, images: Sequence[int], repeats: int, source: str
+    ) -> Samples:
         """Seconds (N, R) of everything after the features while all processes are at work.
 
         Each process has its own share of the images.
         """
         count = self.plan.processes
         shares = [list(images[start::count]) for start in range(count)]
-        args = (self.plan.workload, name, self.folder / "ours")
+        args = (self.plan.workload, name, self.folder / source)
         started = time.perf_counter()
         if self.plan.fresh:
             if "together" not in self.pools:

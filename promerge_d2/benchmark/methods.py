@@ -26,17 +26,20 @@ class Method:
         labeler: finds the masks.
         extractor: gives the features.
         settings: of the labeler, on top of the workload's.
+        preset: of the labeler, below the workload's settings.
     """
 
     title: str
     labeler: type[Labeler]
     extractor: type[FeatureExtractor]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = "release"
 
 
 METHODS: dict[str, Method] = {
     "released": Method("ProMerge, released-style", ReleasedLabeler, ReleasedExtractor),
     "ours": Method("`promerge`", ProMergeLabeler, FeatureExtractor),
+    "best": Method("`promerge`, preset `best`", ProMergeLabeler, FeatureExtractor, preset="best"),
     "maskcut": Method("`maskcut`", MaskCutLabeler, FeatureExtractor),
     "maskcut_reference": Method(
         "MaskCut, released-style", ReleasedMaskCut, ReleasedExtractor, {"solver": "dense"}
@@ -87,7 +90,7 @@ class Workload:
         config_class = method.labeler.config_class
         known = {item.name for item in dataclasses.fields(config_class)}
         own = {name: value for name, value in self.settings.items() if name in known}
-        return config_class.from_preset("release", **own, **method.settings)
+        return config_class.from_preset(method.preset, **own, **method.settings)
 
     def labeler(self, method: Method) -> Labeler:
         """A method's labeler, its network loaded."""
