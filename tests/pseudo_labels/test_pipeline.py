@@ -28,6 +28,7 @@ from promerge_d2.pseudo_labels import (
     pipeline,
 )
 from promerge_d2.pseudo_labels.pipeline import Job, label_jobs
+from promerge_d2.pseudo_labels.store import NotFinished
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageError
 from tests.helpers import ROOT, photo, save_image, save_random_vit
@@ -97,9 +98,9 @@ def threads(workers, *_):
         yield pool
 
 
-def on_an_accelerator(labeler):
+def on_an_accelerator(labeler, cls=ProMergeLabeler):
     """The same labeler, taken for one whose network has to stay in this process."""
-    other = tiny_labeler()
+    other = tiny_labeler(cls)
     other.extractor.__class__ = type(
         "Elsewhere", (FeatureExtractor,), {"device": torch.device("meta")}
     )
@@ -161,27 +162,25 @@ def test_drawing_reads_the_upright_photograph_again(labeler, photos, tmp_path):
 
 
 class _Broken(Executor):
-    """A pool whose worker dies at the third job."""
+    """Workers that come to an end at the third job."""
 
     def __init__(self):
         self.taken = 0
 
     def submit(self, function, /, *arguments):
         self.taken += 1
-        if self.taken > 3:
-            raise BrokenExecutor("broken before")
         future = Future()
-        if self.taken == 3:
+        if self.taken >= 3:
             future.set_exception(BrokenExecutor("died"))
         else:
             future.set_result(function(*arguments))
         return future
 
 
-def test_a_dead_worker_ends_the_run_and_is_named(labeler, photos, tmp_path, monkeypatch):
+def test_a_run_ends_when_there_are_no_workers(labeler, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "_executor", lambda *_: contextlib.nullcontext(_Broken()))
     monkeypatch.setattr(pipeline, "_label", lambda job: labeler.label(photos / "0.png"))
-    with pytest.raises(UserError, match=r"died at 1b\.png \(out of memory\?\); .*with fewer"):
+    with pytest.raises(NotFinished, match=r"no worker process is left at 1b\.png: died; .*fewer"):
         label_images(
             list_images(photos), tmp_path / "l.json", labeler, "release", engine=LocalEngine(2)
         )
@@ -286,23 +285,38 @@ def test_workers_have_one_thread_each(photos):
 
 
 class Dying(ProMergeLabeler):
-    """Ends its process."""
+    """Ends its process at images without an object."""
 
     @staticmethod
     def grid_masks(features, config):
-        os._exit(9)
+        found = ProMergeLabeler.grid_masks(features, config)
+        if found.reason:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
 
 
 @pytest.mark.slow
-def test_a_worker_that_really_dies(photos, tmp_path):
-    with pytest.raises(UserError, match=r"a worker process died at 0\.png"):
-        label_images(
-            list_images(photos),
-            tmp_path / "l.json",
-            tiny_labeler(Dying),
-            "release",
-            engine=LocalEngine(2),
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_an_image_that_kills_workers_fails_alone(photos, tmp_path, accelerator):
+    save_image(photos / "3b.png", np.full((40, 50, 3), 90, np.uint8))
+    labeler = tiny_labeler(Dying)
+    if accelerator:
+        labeler = on_an_accelerator(labeler, Dying)
+    images, output = list_images(photos), tmp_path / "l.json"
+    for again in (False, True):  # the second time with --retry-failed
+        summary = label_images(
+            images, output, labeler, "release", engine=LocalEngine(2, 3), retry_failed=again
         )
+        assert [failure["file_name"] for failure in summary.failures] == [
+            *("1b.png", "3b.png", "9.png")
+        ]
+        assert "a worker process died of it twice" in summary.failures[1]["error"]
+        assert "signal 9 (Killed): out of memory?" in summary.failures[1]["error"]
+    label_images(images, tmp_path / "mild.json", tiny_labeler(), "release")
+    mild, hard = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("mild", "l"))
+    assert hard["annotations"] == mild["annotations"]
+    names = [image["file_name"] for image in mild["images"]]
+    assert [i["file_name"] for i in hard["images"]] == [n for n in names if n != "3b.png"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,85 @@
+"""Processes that die for real."""
+
+import logging
+import os
+import signal
+import time
+from concurrent.futures import BrokenExecutor, CancelledError
+
+import pytest
+
+from promerge_d2.pseudo_labels import workers
+from promerge_d2.pseudo_labels.workers import WorkerDied, Workers
+from tests.pseudo_labels.dying import begin_once, die_once, sleep
+
+
+@pytest.fixture
+def executor():
+    """``executor(count)`` with workers that begin by ``initializer()``."""
+    started = []
+
+    def start(count, initializer=int, arguments=()):
+        started.append(Workers(count, initializer, arguments))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.shutdown(cancel_futures=True)
+
+
+def outcome(future):
+    error = future.exception(timeout=60)
+    return future.result() if error is None else type(error)
+
+
+def test_only_the_culprits_fail(executor, caplog):
+    pool = executor(2)
+    jobs = [(abs, -1), (signal.raise_signal, signal.SIGKILL), (sleep, 0.2, 2), (abs, -3)]
+    jobs += [(os._exit, 5), (abs, "x"), (abs, -6), (abs, -7)]
+    with caplog.at_level(logging.WARNING):
+        futures = [pool.submit(*job) for job in jobs]
+        found = [outcome(future) for future in futures]
+    assert found == [1, WorkerDied, 2, 3, WorkerDied, TypeError, 6, 7]
+    assert str(futures[1].exception()) == (
+        "a worker process died of it twice, the second time with nothing else in hand, signal 9 "
+        "(Killed): out of memory?; --retry-failed tries it again"
+    )
+    assert "in hand, exit code 5; --retry" in str(futures[4].exception())
+    assert "a worker process died; the 2 images that it may have been at" in caplog.text
+    assert outcome(pool.submit(abs, -8)) == 8
+
+
+def test_a_death_that_does_not_come_again_costs_nothing(executor, tmp_path):
+    pool = executor(2)
+    jobs = [pool.submit(die_once, tmp_path / "mark", number) for number in range(6)]
+    assert [outcome(job) for job in jobs] == [0, 1, 2, 3, 4, 5]
+
+
+def test_deaths_one_after_the_other_are_not_the_jobs_fault(executor, monkeypatch):
+    monkeypatch.setattr(workers, "IN_A_ROW", 3)
+    pool = executor(1)
+    assert outcome(pool.submit(os._exit, 5)) == WorkerDied
+    assert outcome(pool.submit(os._exit, 5)) == WorkerDied
+    assert outcome(pool.submit(abs, -1)) == 1  # begins the count anew
+    futures = [pool.submit(os._exit, 5) for _ in range(5)]
+    assert [outcome(future) for future in futures] == [*[WorkerDied] * 3, *[BrokenExecutor] * 2]
+    assert str(futures[4].exception()) == "3 images in a row ended their worker process"
+    assert outcome(pool.submit(abs, -1)) == BrokenExecutor
+
+
+def test_workers_that_cannot_begin(executor, tmp_path):
+    pool = executor(1, begin_once, (tmp_path / "mark",))
+    future = pool.submit(os._exit, 5)
+    assert outcome(future) == BrokenExecutor
+    assert str(future.exception()) == "they die before their first image"
+
+
+def test_after_the_end_no_suspect_is_begun(executor):
+    pool = executor(2)
+    futures = [pool.submit(os._exit, 5), *(pool.submit(sleep, 0.1, n) for n in range(6))]
+    while not pool._mender:
+        time.sleep(0.01)
+    pool.shutdown(cancel_futures=True)
+    assert all(future.done() for future in futures)
+    assert outcome(futures[6]) == CancelledError
+    assert outcome(pool.submit(abs, -1)) == CancelledError
