@@ -515,7 +515,11 @@ def mask_record(mask: np.ndarray, score: float = 1.0) -> dict:
     Returns:
         See ``Labeler.__call__``.
     """
-    rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return rle_record(mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8)), score)
+
+
+def rle_record(rle: dict, score: float) -> dict:
+    """The record of a compressed mask (``counts`` as bytes), see ``mask_record``."""
     return {
         "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
         "area": int(mask_utils.area(rle)),

@@ -1,0 +1,164 @@
+"""A detector as a labeler: the detections of detectron2's own way, weights that must fit."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetMapper
+from detectron2.modeling import build_model
+from pycocotools import mask as mask_api
+
+from promerge_d2.engine.detector import NOTHING, DetectorLabeler, load_detector, weights_sha256
+from promerge_d2.engine.setup import read_config
+from promerge_d2.evaluation.evaluator import detection_records
+from promerge_d2.pseudo_labels import LocalEngine, label_images, list_images
+from promerge_d2.utils.errors import UserError
+
+
+@pytest.fixture
+def detector(config, tmp_path):
+    """A configuration with random weights in a file."""
+    cfg = read_config(str(config()), [])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(cfg)
+    DetectionCheckpointer(model, str(tmp_path)).save("random")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "random.pth")
+    return cfg
+
+
+def changed(cfg, *opts):
+    cfg = cfg.clone()
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def test_detections_are_those_of_detectron2(detector, photos):
+    labeler = DetectorLabeler(detector)
+    records = labeler.steps.finish(labeler.detect(photos / "1.png")).records
+    entry = {"file_name": str(photos / "1.png"), "height": 96, "width": 144}
+    with torch.no_grad():
+        (output,) = load_detector(detector)([DatasetMapper(detector, False)(entry)])
+    expected = detection_records(output["instances"], 1)
+    expected = [e for e in expected if mask_api.area(e["segmentation"])]
+    assert len(expected) > 1
+    assert [r["score"] for r in records] == [e["score"] for e in expected]
+    assert [r["segmentation"] for r in records] == [e["segmentation"] for e in expected]
+    mask = mask_api.decode(records[0]["segmentation"])
+    rows, columns = np.nonzero(mask)
+    assert records[0]["area"] == mask.sum()
+    width, height = np.ptp(columns) + 1, np.ptp(rows) + 1
+    assert records[0]["bbox"] == [columns.min(), rows.min(), width, height]
+
+
+def test_channels_come_as_the_config_says(detector, photos):
+    rgb = DetectorLabeler(detector).steps.decode(photos / "0.png").image
+    steps = DetectorLabeler(detector).steps
+    bgr = type(steps)(steps.min_size, steps.max_size, "BGR", 0.0).decode(photos / "0.png").image
+    assert torch.equal(bgr, rgb.flip(0))
+    assert not torch.equal(bgr, rgb)
+
+
+def test_the_minimum_score_and_images_without_detections(detector, photos):
+    labeler = DetectorLabeler(detector)
+    found = labeler.detect(photos / "0.png")
+    scores = [r["score"] for r in labeler.steps.finish(found).records]
+    assert scores == sorted(scores, reverse=True)
+    middle = scores[len(scores) // 2]
+    steps = DetectorLabeler(detector, middle).steps
+    assert [r["score"] for r in steps.finish(found).records] == [s for s in scores if s >= middle]
+    again = steps.finish(found).records  # nothing is scaled twice
+    assert again == steps.finish(found).records
+    nothing = DetectorLabeler(detector, 1.0).steps.finish(found)
+    assert (nothing.records, nothing.reason) == ([], NOTHING)
+    assert nothing.reason in DetectorLabeler.reasons
+
+
+def test_the_label_engine_runs_it_and_names_it(detector, photos, tmp_path):
+    labeler = DetectorLabeler(changed(detector, "TEST.DETECTIONS_PER_IMAGE", 3), 0.1)
+    (photos / "9.png").write_text("not an image")
+    images = list_images(photos)
+    summary = label_images(images, tmp_path / "a.json", labeler, "tiny.yaml")
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["info"] == {
+        "description": "detections of a trained detector",
+        "version": content["info"]["version"],
+        "labeler": "detector",
+        "config": "tiny.yaml",
+        "weights_sha256": weights_sha256(labeler.model),
+        "min_score": 0.1,
+        "detections_per_image": 3,
+    }
+    assert [image["id"] for image in content["images"]] == [1, 2, 3, 4]
+    assert [failure["file_name"] for failure in summary.failures] == ["9.png"]
+    counts = [sum(a["image_id"] == n for a in content["annotations"]) for n in (1, 2, 3, 4)]
+    assert max(counts) == 3
+    label_images(images, tmp_path / "b.json", labeler, "tiny.yaml", engine=LocalEngine(0, 3))
+    assert (tmp_path / "b.json").read_bytes() == (tmp_path / "a.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_workers_find_the_same(detector, photos, tmp_path):
+    labeler = DetectorLabeler(detector)
+    for workers in (0, 2):
+        output = tmp_path / f"{workers}.json"
+        label_images(list_images(photos), output, labeler, "c", engine=LocalEngine(workers))
+    assert (tmp_path / "0.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+
+
+def test_the_hash_is_of_weights_not_of_files(detector, tmp_path):
+    model = load_detector(detector)
+    first = weights_sha256(model)
+    DetectionCheckpointer(model, str(tmp_path)).save("again", iteration=7)
+    again = load_detector(changed(detector, "MODEL.WEIGHTS", str(tmp_path / "again.pth")))
+    assert weights_sha256(again) == first
+    with torch.no_grad():
+        next(again.parameters()).add_(1)
+    assert weights_sha256(again) != first
+
+
+def test_the_frozen_vit_counts(detector):
+    labeler = DetectorLabeler(detector)
+    frozen = sum(p.numel() for p in labeler.model.backbone.net.extractor.parameters())
+    own = sum(p.numel() for p in labeler.model.parameters())
+    assert sum(w.numel() for w in labeler.weights()) == own + frozen
+    before = weights_sha256(labeler.model)
+    labeler.model.backbone.net.extractor.weights_sha256 = "another"
+    assert weights_sha256(labeler.model) != before
+
+
+# Weights that do not fit
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.ROI_MASK_HEAD.NUM_CONV", 2, "roi_heads.mask_head.mask_fcn2.weight is missing"),
+        ("MODEL.ROI_BOX_HEAD.FC_DIM", 32, "box_head.0.fc1.weight is (64, 3136), not (32, 3136)"),
+        ("MODEL.ROI_MASK_HEAD.NUM_CONV", 0, "roi_heads.mask_head.mask_fcn1.weight is unknown"),
+    ],
+)
+def test_weights_of_another_detector_are_refused(detector, key, value, message):
+    with pytest.raises(UserError, match=r"MODEL\.WEIGHTS does not fit the config") as caught:
+        load_detector(changed(detector, key, value))
+    assert message in str(caught.value)
+
+
+def test_many_keys_are_counted(detector, tmp_path):
+    torch.save({"model": {}}, tmp_path / "empty.pth")
+    with pytest.raises(UserError, match=r"is missing and \d+ more$") as caught:
+        load_detector(changed(detector, "MODEL.WEIGHTS", str(tmp_path / "empty.pth")))
+    assert str(caught.value).count("is missing") == 5
+
+
+def test_no_checkpoint_at_all(detector, tmp_path):
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(UserError, match=r"text\.pth cannot be read as a checkpoint: "):
+        load_detector(changed(detector, "MODEL.WEIGHTS", str(tmp_path / "text.pth")))
+
+
+def test_a_detector_without_masks_is_refused(detector):
+    with pytest.raises(UserError, match=r"predicts no masks: set MODEL\.MASK_ON True"):
+        DetectorLabeler(changed(detector, "MODEL.MASK_ON", False))
