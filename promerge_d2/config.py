@@ -34,9 +34,11 @@ def add_promerge_config(cfg: CfgNode) -> None:
     # p2, p3, p4, p5 of a patch of 14 or 16, and p6 above; with a patch of 8, leave out the 4.0.
     cfg.MODEL.FROZEN_VIT.SCALE_FACTORS = [4.0, 2.0, 1.0, 0.5]
     cfg.MODEL.FROZEN_VIT.SQUARE_PAD = 0  # pad images to this square, 0: to the batch's largest
-    # Keep the tokens of every image seen in this folder, by the image's content. Only for fixed
-    # image sizes without pasting or flipping: anything random never comes again.
+    # Keep the tokens of every image seen in this folder, by the image's content, so that the ViT
+    # sees no image twice. For sizes of a list, with or without flips; anything else that is
+    # random never comes again and is refused.
     cfg.MODEL.FROZEN_VIT.CACHE_DIR = ""
+    cfg.MODEL.FROZEN_VIT.CACHE_PRECISION = "fp32"  # or "fp16", half as large
 
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
 

@@ -5,12 +5,10 @@ Shape letters: N images, C channels, H and W rows and columns of the patch grid.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -20,8 +18,11 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import nn
 
+from promerge_d2.modeling.token_cache import TokenCache
 from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.files import atomic_path
+
+if TYPE_CHECKING:  # timm is slow to import
+    from promerge_d2 import features
 
 
 class FrozenViT(Backbone):
@@ -33,16 +34,16 @@ class FrozenViT(Backbone):
 
     Args:
         extractor: a ``promerge_d2.features.FeatureExtractor``.
-        cache_dir: folder that keeps tokens by the content of the normalised image, or None.
+        cache: keeps tokens by the content of the normalised image, or None.
     """
 
-    def __init__(self, extractor: nn.Module, cache_dir: str | None = None) -> None:
+    def __init__(self, extractor: nn.Module, cache: TokenCache | None = None) -> None:
         super().__init__()
         # past nn.Module's own registration, so that no checkpoint holds it and no optimiser
         object.__setattr__(self, "extractor", extractor)
         self.patch = extractor.backbone.patch
         self.stride = 1 << (self.patch - 1).bit_length()  # 8, 16 for 14, 16
-        self.cache_dir = Path(cache_dir) if cache_dir else None
+        self.cache = cache
         self._out_features = ["tokens"]
         self._out_feature_channels = {"tokens": extractor.backbone.width}
         self._out_feature_strides = {"tokens": self.stride}
@@ -71,11 +72,12 @@ class FrozenViT(Backbone):
                 standard deviation.
 
         Returns:
-            ``{"tokens": (N, C, H, W)}`` float32.
+            ``{"tokens": (N, C, H, W)}`` float32; with a cache, as it keeps them, also those that
+            are computed now.
         """
-        if self.cache_dir is None:
+        if self.cache is None:
             return {"tokens": self._tokens(images)}
-        return {"tokens": torch.cat([self._cached(image[None]) for image in images])}
+        return {"tokens": torch.stack([self._cached(image) for image in images])}
 
     def _tokens(self, images: torch.Tensor) -> torch.Tensor:
         if self.patch != self.stride:
@@ -86,16 +88,11 @@ class FrozenViT(Backbone):
         return self.extractor.facets(images, ("token",))["token"]
 
     def _cached(self, image: torch.Tensor) -> torch.Tensor:
-        digest = hashlib.sha256(str((self.extractor.weights_sha256, image.shape)).encode())
-        digest.update(image.cpu().contiguous().numpy().tobytes())
-        key = digest.hexdigest()
-        file = self.cache_dir / key[:2] / f"{key}.npy"
-        if file.is_file():
-            return torch.from_numpy(np.load(file)).to(image.device)
-        tokens = self._tokens(image)
-        with atomic_path(file) as part, open(part, "wb") as stream:
-            np.save(stream, tokens.cpu().numpy())
-        return tokens
+        file = self.cache.file(image)
+        tokens = self.cache.read(file)
+        if tokens is None:  # one by one: no bit of an image's tokens depends on its neighbours
+            tokens = self.cache.write(file, self._tokens(image[None])[0])
+        return tokens.to(image.device).float()
 
 
 class FrozenViTPyramid(SimpleFeaturePyramid):
@@ -122,10 +119,10 @@ def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
         input_shape: of the image; 3 channels.
 
     Raises:
-        UserError: the image is not RGB, the square to pad to is smaller than images can be, or
-            the cache is on while images are random.
+        UserError: the image is not RGB or not normalised as the ViT's weights want it, the square
+            to pad to is smaller than images can be, or the cache is on while images are random.
     """
-    from promerge_d2.features import FeatureExtractor  # timm is slow to import
+    from promerge_d2.features import FeatureExtractor, get_backbone  # timm is slow to import
 
     vit = cfg.MODEL.FROZEN_VIT
     if cfg.INPUT.FORMAT != "RGB":
@@ -138,8 +135,12 @@ def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
         )
     if vit.CACHE_DIR:
         check_cacheable(cfg)
+    _check_pixels(cfg, get_backbone(vit.BACKBONE))
     extractor = FeatureExtractor.from_name(vit.BACKBONE, vit.WEIGHTS or None, facet="token")
-    net = FrozenViT(extractor, vit.CACHE_DIR or None)
+    cache = None
+    if vit.CACHE_DIR:
+        cache = TokenCache(vit.CACHE_DIR, extractor.weights_sha256, vit.CACHE_PRECISION)
+    net = FrozenViT(extractor, cache)
     top = LastLevelMaxPool()  # one more level for the RPN, as ViTDet has it
     top.in_feature = f"p{int(math.log2(net.stride / vit.SCALE_FACTORS[-1]))}"
     return FrozenViTPyramid(
@@ -156,14 +157,16 @@ def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
 def check_cacheable(cfg: CfgNode) -> None:
     """Refuse a token cache for images that never come again.
 
+    Each image has an entry at every size of a list, and with flips another of its flipped copy.
+
     Raises:
-        UserError: every key that makes training images random, named.
+        UserError: every key that makes training images or tokens others each time, named.
     """
     random = []
     if cfg.INPUT.COPY_PASTE.ENABLED:
         random.append("INPUT.COPY_PASTE.ENABLED False")
-    if len(cfg.INPUT.MIN_SIZE_TRAIN) > 1:
-        random.append("INPUT.MIN_SIZE_TRAIN with one size")
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING != "choice":
+        random.append("INPUT.MIN_SIZE_TRAIN_SAMPLING choice (sizes of a list)")
     if cfg.INPUT.CROP.ENABLED:
         random.append("INPUT.CROP.ENABLED False")
     if not cfg.MODEL.FROZEN_VIT.SQUARE_PAD:
@@ -172,4 +175,13 @@ def check_cacheable(cfg: CfgNode) -> None:
         raise UserError(
             "MODEL.FROZEN_VIT.CACHE_DIR keeps tokens of images that come again; it needs "
             + ", ".join(random)
+        )
+
+
+def _check_pixels(cfg: CfgNode, backbone: features.Backbone) -> None:
+    wanted = list(backbone.pixel_mean), list(backbone.pixel_std)
+    if (list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD)) != wanted:
+        raise UserError(
+            f"{backbone.name} was trained on other pixel values: set MODEL.PIXEL_MEAN "
+            f'"{wanted[0]}" MODEL.PIXEL_STD "{wanted[1]}"'
         )

@@ -15,6 +15,7 @@ from promerge_d2 import add_promerge_config
 from promerge_d2.features import FeatureExtractor, get_backbone
 from promerge_d2.modeling import FrozenViT
 from promerge_d2.modeling.frozen_vit import check_cacheable
+from promerge_d2.modeling.token_cache import TokenCache
 from promerge_d2.utils.errors import UserError
 from tests.helpers import ROOT, TINY, use_tiny
 
@@ -85,10 +86,14 @@ def test_the_vit_follows_to():
 # The cache
 
 
+def cache(tmp_path, sha256="0" * 64, precision="fp32"):
+    return TokenCache(str(tmp_path / "cache"), sha256, precision)
+
+
 @pytest.fixture
 def counted(tmp_path, monkeypatch):
     """A cached backbone and the sizes of the batches that reach its network."""
-    backbone = FrozenViT(extractor(), str(tmp_path / "cache"))
+    backbone = FrozenViT(extractor(), cache(tmp_path))
     calls = []
     real = backbone.extractor.facets
 
@@ -114,7 +119,7 @@ def test_an_image_seen_before_skips_the_network(counted, tmp_path):
     again = backbone(batch.flip(0))["tokens"]  # in another order
     assert calls == [1, 1]
     assert torch.equal(again, first.flip(0))
-    another = FrozenViT(extractor(), str(tmp_path / "cache"))  # another run
+    another = FrozenViT(extractor(), cache(tmp_path))  # another run
     assert torch.equal(another(batch)["tokens"], first)
     assert len(files(tmp_path / "cache")) == 2
 
@@ -129,9 +134,55 @@ def test_content_shape_and_weights_make_the_key(counted, tmp_path):
     same_bytes = picture.reshape(1, 3, 96, 64)
     assert backbone(same_bytes)["tokens"].shape == (1, 16, 6, 4)
     assert calls == [1, 1, 1]
-    other = FrozenViT(extractor(sha256="1" * 64), str(tmp_path / "cache"))
+    other = FrozenViT(extractor(sha256="1" * 64), cache(tmp_path, "1" * 64))
     other(picture)
     assert len(files(tmp_path / "cache")) == 4
+    halves = FrozenViT(extractor(), cache(tmp_path, precision="fp16"))
+    halves(picture)
+    assert len(files(tmp_path / "cache")) == 5
+
+
+def test_half_precision_is_half_as_large_and_the_same_at_first_sight(tmp_path):
+    backbone = FrozenViT(extractor(), cache(tmp_path, precision="fp16"))
+    exact = FrozenViT(extractor())(images())["tokens"]
+    first = backbone(images())["tokens"]
+    assert first.dtype == torch.float32
+    assert torch.equal(first, exact.half().float())
+    assert 0 < (first - exact).abs().max() <= exact.abs().max() / 2**11
+    assert torch.equal(backbone(images())["tokens"], first)
+    for file in (tmp_path / "cache").rglob("*.npy"):
+        assert file.stat().st_size == 128 + 2 * 16 * 4 * 6  # numpy's head; 16 channels, 4 x 6
+
+
+def test_another_precision_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"CACHE_PRECISION is fp32 or fp16, not bf16"):
+        cache(tmp_path, precision="bf16")
+
+
+def test_a_broken_file_is_named(counted, tmp_path):
+    backbone, _ = counted
+    backbone(images(1))
+    (file,) = (tmp_path / "cache").rglob("*.npy")
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(UserError, match=rf"cannot read the tokens {file}: .*delete the file"):
+        backbone(images(1))
+
+
+def test_a_stop_while_writing_leaves_nothing(counted, tmp_path, monkeypatch):
+    backbone, calls = counted
+
+    def stop(stream, tokens):
+        stream.write(b"half of i")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            backbone(images(1))
+    assert files(tmp_path / "cache") == []
+    backbone(images(1))
+    assert calls == [1, 1]
+    assert len(files(tmp_path / "cache")) == 1
 
 
 def test_what_is_kept_is_what_is_used(counted, tmp_path):
@@ -153,9 +204,10 @@ def config(**changes):
 
 def test_a_cache_needs_images_that_come_again():
     check_cacheable(config())
+    check_cacheable(config(**{"INPUT.MIN_SIZE_TRAIN": (64, 96), "INPUT.RANDOM_FLIP": "horizontal"}))
     for key, value, wanted in (
         ("INPUT.COPY_PASTE.ENABLED", True, "INPUT.COPY_PASTE.ENABLED False"),
-        ("INPUT.MIN_SIZE_TRAIN", (64, 96), "INPUT.MIN_SIZE_TRAIN with one size"),
+        ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN_SAMPLING choice"),
         ("INPUT.CROP.ENABLED", True, "INPUT.CROP.ENABLED False"),
         ("MODEL.FROZEN_VIT.SQUARE_PAD", 0, "MODEL.FROZEN_VIT.SQUARE_PAD above 0"),
     ):
@@ -250,13 +302,23 @@ def test_bgr_is_refused(base):
         build_backbone(base)
 
 
+def test_pixels_of_another_network_are_refused(base):
+    base.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
+    wanted = (
+        r'MEAN "\[123\.675, 116\.28, 103\.53\]" MODEL\.PIXEL_STD "\[58\.395, 57\.12, 57\.375\]"'
+    )
+    with pytest.raises(UserError, match=f"^tiny was trained on other .*{wanted}$"):
+        build_backbone(base)
+
+
 def test_a_cache_is_refused_for_random_images(base, tmp_path):
     base.MODEL.FROZEN_VIT.CACHE_DIR = str(tmp_path / "cache")
-    with pytest.raises(UserError, match=r"it needs INPUT\.COPY_PASTE\.ENABLED False, INPUT\.MIN"):
+    with pytest.raises(UserError, match=r"it needs INPUT\.COPY_PASTE\.ENABLED False, MODEL"):
         build_backbone(base)
     base.INPUT.COPY_PASTE.ENABLED = False
     base.INPUT.MIN_SIZE_TRAIN = (64,)
     base.MODEL.FROZEN_VIT.SQUARE_PAD = base.INPUT.MAX_SIZE_TRAIN = base.INPUT.MAX_SIZE_TEST = 64
     pyramid = build_backbone(base)
-    assert pyramid.net.cache_dir == tmp_path / "cache"
+    assert pyramid.net.cache.folder == tmp_path / "cache"
+    assert pyramid.net.cache.weights_sha256 == pyramid.net.extractor.weights_sha256
     assert pyramid.padding_constraints["square_size"] == 64

@@ -1,0 +1,183 @@
+"""Compute the tokens of a frozen-ViT detector's images ahead of its training."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import detectron2.data.transforms as T
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import get_detection_dataset_dicts
+from detectron2.data.detection_utils import read_image
+from detectron2.modeling import build_backbone
+from detectron2.structures import ImageList
+
+from promerge_d2.pseudo_labels.pipeline import choose_workers
+from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.progress import progress
+from promerge_d2.utils.threads import one_thread
+
+
+@dataclass(frozen=True)
+class View:
+    """How the detector is shown an image.
+
+    Attributes:
+        size: shorter side in pixels.
+        longest: what the longer side is held to.
+        flip: ``"none"``, ``"horizontal"`` or ``"vertical"``.
+    """
+
+    size: int
+    longest: int
+    flip: str = "none"
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(h, w, 3) uint8 as read to (3, h', w') uint8, as detectron2's mapper makes it."""
+        steps = [T.ResizeShortestEdge([self.size], self.longest, "choice")]
+        if self.flip != "none":
+            sides = {"horizontal": False, "vertical": False, self.flip: True}
+            steps.append(T.RandomFlip(prob=1.0, **sides))
+        shown = T.AugInput(pixels)
+        T.AugmentationList(steps)(shown)
+        return torch.from_numpy(shown.image.transpose(2, 0, 1).copy())
+
+
+@dataclass
+class Filled:
+    """What was done.
+
+    Attributes:
+        images: files that were looked at.
+        computed: views whose tokens were not there.
+        there: views whose tokens were.
+        bytes: of all these views' tokens on disk.
+        seconds: in all.
+        failures: why an image could not be used, by file.
+    """
+
+    images: int = 0
+    computed: int = 0
+    there: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def views_of(cfg: CfgNode) -> dict[str, list[View]]:
+    """Every view of every image of ``DATASETS.TRAIN`` and ``DATASETS.TEST``, by file.
+
+    A training image is seen at each of ``INPUT.MIN_SIZE_TRAIN``, and with flips in two copies.
+    """
+    flip = cfg.INPUT.RANDOM_FLIP
+    train = [
+        View(size, cfg.INPUT.MAX_SIZE_TRAIN, copy)
+        for size in cfg.INPUT.MIN_SIZE_TRAIN
+        for copy in dict.fromkeys(["none", flip])
+    ]
+    test = [View(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+    found: dict[str, dict[View, None]] = {}
+    for names, views in ((cfg.DATASETS.TRAIN, train), (cfg.DATASETS.TEST, test)):
+        if not names:
+            continue
+        keep_empty = names is cfg.DATASETS.TEST or not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        for image in get_detection_dataset_dicts(names, filter_empty=not keep_empty):
+            found.setdefault(image["file_name"], {}).update(dict.fromkeys(views))
+    return {file: list(views) for file, views in found.items()}
+
+
+class Tokens(torch.utils.data.Dataset):
+    """An item brings the tokens of one image's views into the cache.
+
+    Args:
+        cfg: of the detector, with a cache.
+        views: see ``views_of``.
+    """
+
+    def __init__(self, cfg: CfgNode, views: dict[str, list[View]]) -> None:
+        self.cfg = cfg
+        self.views = list(views.items())
+        self._pyramid = None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_pyramid": None}  # a worker builds its own
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    @property
+    def pyramid(self) -> torch.nn.Module:
+        """The detector's backbone, with the cache."""
+        if self._pyramid is None:
+            self._pyramid = build_backbone(self.cfg).to(self.cfg.MODEL.DEVICE)
+        return self._pyramid
+
+    def __getitem__(self, index: int) -> tuple[int, int, int, str | None]:
+        """Views computed, views that were there, their bytes, and what is wrong, if anything."""
+        file, views = self.views[index]
+        net = self.pyramid.net
+        mean, std = (
+            torch.tensor(values, device=self.cfg.MODEL.DEVICE).view(3, 1, 1)
+            for values in (self.cfg.MODEL.PIXEL_MEAN, self.cfg.MODEL.PIXEL_STD)
+        )
+        try:
+            pixels = read_image(file, self.cfg.INPUT.FORMAT)
+        except (OSError, SyntaxError, ValueError) as error:  # PIL's ways to say a file is broken
+            return 0, 0, 0, str(error)
+        computed = size = 0
+        for view in views:
+            image = (view(pixels).to(mean.device) - mean) / std
+            padded = ImageList.from_tensors(
+                [image], padding_constraints=self.pyramid.padding_constraints
+            ).tensor
+            tokens = net.cache.file(padded[0])
+            if not tokens.is_file():
+                net(padded)
+                computed += 1
+            size += tokens.stat().st_size
+        return computed, len(views) - computed, size, None
+
+
+def fill_cache(cfg: CfgNode, workers: int | None = None) -> Filled:
+    """Bring the tokens of all of a detector's images into ``MODEL.FROZEN_VIT.CACHE_DIR``.
+
+    What is there is not computed again. Each process computes with one thread, so that their
+    number changes no bit.
+
+    Args:
+        cfg: of the detector; its data sets are registered.
+        workers: processes, 0 for none; None for one a core on a CPU, and none with a GPU.
+
+    Raises:
+        UserError: no cache is named, or the backbone cannot be built.
+    """
+    if "frozen_vit" not in cfg.MODEL.BACKBONE.NAME or not cfg.MODEL.FROZEN_VIT.CACHE_DIR:
+        raise UserError(
+            "there is no cache to fill: take a config with a frozen ViT, such as "
+            "configs/promerge_cascade_vit_small.yaml, and name a folder with "
+            "MODEL.FROZEN_VIT.CACHE_DIR FOLDER"
+        )
+    started = time.perf_counter()
+    tokens = Tokens(cfg, views_of(cfg))
+    _ = tokens.pyramid  # what is wrong with the config is said before workers start
+    if workers is None:
+        workers = choose_workers(len(tokens)) if cfg.MODEL.DEVICE.startswith("cpu") else 0
+    filled = Filled()
+    loader = torch.utils.data.DataLoader(
+        tokens,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,  # threads do not survive a fork
+    )
+    with one_thread():
+        bar = progress(loader, total=len(tokens), desc="tokens", unit="image")
+        for (file, _), (computed, there, size, problem) in zip(tokens.views, bar, strict=True):
+            filled.images += 1
+            filled.computed += computed
+            filled.there += there
+            filled.bytes += size
+            if problem is not None:
+                filled.failures[file] = problem
+    filled.seconds = time.perf_counter() - started
+    return filled
