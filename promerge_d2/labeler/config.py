@@ -154,6 +154,7 @@ class LabelerConfig(GridConfig):
             "proposals": "tree",
             "keep_aspect": True,
             "upsampling": "linear",
+            "refine": "mean_field_near",
             "refine_min_iou": 0.7,
             "unconfirmed": "keep",
             "min_fragment": 0.1,

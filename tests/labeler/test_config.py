@@ -156,7 +156,7 @@ def test_values_are_read(name, text, value):
             "IoA",
             "background_filter is 'IoA', not cascade or ioa or feature or none",
         ),
-        ("refine", "crf", "labeler setting refine is 'crf', not mean_field or dense_crf or none"),
+        ("refine", "crf", "labeler setting refine is 'crf', not mean_field or mean_field_near"),
     ],
 )
 def test_bad_values_are_named(name, text, message):
