@@ -44,6 +44,9 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
     parser.add_argument("--full", action="store_true", help="sweep grids, prompts, masks, workers")
     parser.add_argument(
+        "--store", action="store_true", help="nothing but the store of labels and its workers"
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -67,7 +70,9 @@ def main() -> int:
     names = [images.names[place] for place in spread(len(images.names), args.count)]
     files = tuple(map(images.path, names))
     annotations = ROOT / "datasets/sample/annotations.json"
-    results = run_benchmark(Plan(workload, files, full=args.full, annotations=annotations))
+    results = run_benchmark(
+        Plan(workload, files, full=args.full, store=args.store, annotations=annotations)
+    )
     if args.json:
         write_json(args.json, dict(sorted(results.figures.items())), indent=1)
     if args.plot:

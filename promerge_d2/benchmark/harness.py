@@ -36,6 +36,7 @@ class Plan:
         processes: for throughput.
         fresh: in fresh processes of one thread; False is quick, and its times mean little.
         full: sweeps as well.
+        store: nothing but the store of labels and the workers that fill it.
         annotations: COCO JSON with polygons, whose objects stand in for masks where the network
             has random weights.
         seconds: how long each speed of the device's network is measured.
@@ -51,6 +52,7 @@ class Plan:
     processes: int = 2
     fresh: bool = True
     full: bool = False
+    store: bool = False
     annotations: Path | None = None
     seconds: float = 5
     stream: int = 1024

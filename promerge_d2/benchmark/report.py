@@ -46,6 +46,16 @@ RATIOS = (
 """Row of the table, the figure, and what stands before ``.images`` in the name of its count."""
 BEST_COST = ("Preset best, cost in times of release", "total.best_to_ours")
 
+STORE = (
+    ("Labeler alone, seconds an image", "store.labeler_s"),
+    ("Through the store, to the labeler alone, times", "store.ratio_to_labeler"),
+    ("Manifest, store and merge by themselves, ms an image", "store.own_ms"),
+    ("– in % of the labeler alone", "store.own_percent"),
+    ("Stored images/s, 1 worker", "store.workers.1.images_per_s"),
+    ("Stored images/s, 2 workers", "store.workers.2.images_per_s"),
+    ("– times 1 worker", "store.workers.2.times_1"),
+)
+
 SWEEPS = {
     "grid": "By side of the patch grid",
     "prompts": "By number of prompts",
@@ -107,6 +117,8 @@ def markdown(results: Results) -> str:
         ]
     for title, rows in sweep_tables(figures):
         parts += [f"**{title}**", rows]
+    if "store.own_ms" in figures:
+        parts += ["**Store and workers**", store_table(figures)]
     if "device.images_per_s" in figures:
         parts += ["**Device**", device_table(figures)]
     parts.append("\n".join(f"* {note}" for note in results.notes))
@@ -225,9 +237,16 @@ def device_table(figures: Figures) -> str:
     return table(["", ""], rows)
 
 
+def store_table(figures: Figures) -> str:
+    """What the store costs, and throughput by workers."""
+    return table(["", ""], [[title, number(figures, name)] for title, name in STORE])
+
+
 def summary(results: Results) -> str:
     """The ratios and notes, for the terminal."""
     rows = [*((title, name) for title, name, _ in RATIOS), BEST_COST]
+    if "store.own_ms" in results.figures:
+        rows = STORE
     lines = [f"{title:45} {number(results.figures, name):>16}" for title, name in rows]
     return "\n".join([*lines, *results.notes])
 

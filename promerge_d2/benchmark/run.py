@@ -23,6 +23,7 @@ from promerge_d2.benchmark.device import measure_device
 from promerge_d2.benchmark.harness import Benchmark, Plan, Results, after, spread, total
 from promerge_d2.benchmark.measure import Samples, mean, ratio
 from promerge_d2.benchmark.methods import METHODS
+from promerge_d2.benchmark.store import measure_store
 from promerge_d2.benchmark.sweeps import measure_sweeps
 from promerge_d2.benchmark.tasks import BEFORE, RELEASED
 from promerge_d2.labeler import LabelerConfig, grid_masks
@@ -46,17 +47,26 @@ def run_benchmark(plan: Plan) -> Results:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         bench = Benchmark(plan, Path(folder), stack)
-        if not plan.workload.random_weights:
-            measure_labelers(bench)
-        if plan.workload.device != "cpu" or plan.workload.random_weights:
-            measure_device(bench)
+        if plan.store:
+            measure_store(bench)
         else:
-            bench.results.notes.append("A GPU is not measured: --device cuda.")
+            measure_speed(bench)
     bench.figures["machine.cores"] = os.cpu_count()
     bench.figures["grid"] = bench.config.grid[0]
     bench.figures["images"] = len(plan.images)
     bench.figures["run.seconds"] = time.perf_counter() - started
     return bench.results
+
+
+def measure_speed(bench: Benchmark) -> None:
+    """The labelers, and a device if there is one."""
+    workload = bench.plan.workload
+    if not workload.random_weights:
+        measure_labelers(bench)
+    if workload.device != "cpu" or workload.random_weights:
+        measure_device(bench)
+    else:
+        bench.results.notes.append("A GPU is not measured: --device cuda.")
 
 
 def measure_labelers(bench: Benchmark) -> None:

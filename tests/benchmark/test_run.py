@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from promerge_d2.benchmark import device, run, sweeps
+from promerge_d2.benchmark import device, run, store, sweeps
 from promerge_d2.benchmark.harness import Plan, Results
 from promerge_d2.benchmark.measure import Figures
 from promerge_d2.benchmark.methods import METHODS, Workload
@@ -17,6 +17,7 @@ from promerge_d2.benchmark.run import masks_to_refine, run_benchmark
 from promerge_d2.benchmark.tasks import AFTER, BEFORE
 from promerge_d2.labeler import LabelerConfig
 from promerge_d2.labeler.refinement import REFINERS
+from promerge_d2.pseudo_labels import LocalEngine
 from promerge_d2.utils.errors import UserError
 from tests.helpers import (
     ROOT,
@@ -292,3 +293,22 @@ def test_a_page_without_a_place_is_left_alone(tmp_path, text):
 def test_digits(value, text):
     assert digits(value, 3) == text
     assert math.isclose(float(digits(value, 3)), value, rel_tol=5e-3)
+
+
+def test_the_store(workload, images, monkeypatch):
+    monkeypatch.setattr(store, "READY", 7)
+    rates = []
+    monkeypatch.setattr(  # without processes
+        store, "LocalEngine", lambda workers=0: rates.append(workers) or LocalEngine(0)
+    )
+    results = run_benchmark(Plan(workload, images, store=True, **QUICK))
+    check_numbers(results.figures)
+    assert rates == [0, 0, 1, 2, 1, 2]  # stored twice, then the workers in turns
+    figures = results.figures
+    assert figures["store.own_percent"] == pytest.approx(
+        figures["store.own_ms"] / figures["store.labeler_s"] / 10
+    )
+    assert "masks.ratio_to_released" not in figures
+    text = markdown(results)
+    assert "| Stored images/s, 2 workers | " in text
+    assert "not measured" not in text
