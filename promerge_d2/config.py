@@ -22,9 +22,22 @@ def add_promerge_config(cfg: CfgNode) -> None:
     cfg.INPUT.COPY_PASTE.MIN_RATIO = 0.3  # donor's size over receiver's, drawn between
     cfg.INPUT.COPY_PASTE.MAX_RATIO = 1.0  # these two
 
-    # DropLossCascadeROIHeads: proposals whose predicted box has at most this IoU with every
-    # pseudo-box are left out of the classification loss. Negative: none is.
-    cfg.MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH = 0.01
+    # Which pseudo-labels are trained on, and what their scores do (our own; off). A label without
+    # a score, as in ground truth, has 1.
+    cfg.INPUT.PSEUDO_LABELS = CfgNode()
+    cfg.INPUT.PSEUDO_LABELS.MIN_SCORE = 0.0  # labels below are not trained on
+    cfg.INPUT.PSEUDO_LABELS.MAX_PER_IMAGE = 0  # only so many, of best score; 0: all
+    # Labels that are not trained on, and crowds, are neither objects nor background.
+    cfg.INPUT.PSEUDO_LABELS.IGNORE_REST = False
+    cfg.INPUT.PSEUDO_LABELS.IGNORE_MIN_SCORE = 0.0  # labels below are background all the same
+    # A label's RoI losses weigh (its score / the best of its image) to this power; 0: all alike.
+    cfg.INPUT.PSEUDO_LABELS.WEIGHT_POWER = 0.0
+    # The target of its classification is that ratio to this power, the rest is background's.
+    cfg.INPUT.PSEUDO_LABELS.SOFT_POWER = 0.0
+
+    # DropLossCascadeROIHeads, DropLossStandardROIHeads: proposals whose predicted box has at most
+    # this IoU with every pseudo-box are left out of the classification loss. Negative: none is.
+    cfg.MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH = -1.0
 
     # build_frozen_vit_pyramid_backbone: a self-supervised ViT, frozen, under ViTDet's simple
     # feature pyramid. The pyramid's width and norm are MODEL.FPN.OUT_CHANNELS and MODEL.FPN.NORM.

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances
 
+from promerge_d2.data.mapper import TARGET
 from promerge_d2.utils.errors import UserError
 
 MAX_COVER = 0.5  # a pasted object may hide less than this share of any other
@@ -27,13 +28,13 @@ def copy_paste(
     sides) and laid at a random place inside it; of M objects, one is pasted if M = 1, else
     between 1 and M - 1. An object that would cover half or more of one that is there is left out,
     as is one that vanishes in the scaling. Objects keep the pixels that stay visible; those left
-    with none are removed.
+    with none are removed. What is only ignored (``gt_ignore``) is neither pasted nor a hindrance.
 
     Args:
         receiver: a mapped detectron2 dict: ``image`` (3, h, w) uint8 and ``instances`` with
             ``gt_boxes``, ``gt_classes``, ``gt_masks`` (BitMasks) in its pixels, or without any
-            object.
-        donor: another such dict.
+            object. Other fields, which are tensors, stay with their objects.
+        donor: another such dict, with the same fields.
         rng: source of chance.
         min_ratio: smallest ratio, in (0, 1].
         max_ratio: largest ratio, in (0, 1].
@@ -41,12 +42,13 @@ def copy_paste(
     Returns:
         A new dict; the inputs stay as they are. Boxes are those of the visible masks.
     """
-    count = len(donor["instances"])
+    objects = torch.nonzero(is_object(donor["instances"])).flatten().numpy()
+    count = len(objects)
     if not count:
         return receiver
     height, width = receiver["image"].shape[1:]
     ratio = rng.uniform(min_ratio, max_ratio)
-    chosen = rng.permutation(count)[: 1 if count == 1 else rng.integers(1, count)]
+    chosen = objects[rng.permutation(count)[: 1 if count == 1 else rng.integers(1, count)]]
     size = (max(1, round(ratio * height)), max(1, round(ratio * width)))
     top = int(rng.integers(0, height - size[0] + 1))
     left = int(rng.integers(0, width - size[1] + 1))
@@ -55,30 +57,41 @@ def copy_paste(
     small = F.interpolate(
         donor["image"][None].float(), size, mode="bilinear", align_corners=False, antialias=True
     )[0].round()
-    donor_masks = donor["instances"].gt_masks.tensor[chosen.copy()]
+    donor_masks = donor["instances"].gt_masks.tensor[chosen]
     small_masks = F.interpolate(donor_masks[None].float(), size, mode="nearest-exact")[0] > 0.5
 
     image = receiver["image"].clone()
     there = receiver["instances"]  # without gt_masks where detectron2 found no annotation
     masks = list(there.gt_masks.tensor.clone()) if len(there) else []
-    classes = there.gt_classes.tolist() if len(there) else []
+    hinders = is_object(there).tolist()
+    pasted = []
     for index, small_mask in zip(chosen, small_masks, strict=True):
         mask = torch.zeros(height, width, dtype=torch.bool)
         mask[window] = small_mask
-        if not mask.any() or any((m & mask).sum() >= MAX_COVER * m.sum() > 0 for m in masks):
+        others = (other for other, counts in zip(masks, hinders, strict=True) if counts)
+        if not mask.any() or any((m & mask).sum() >= MAX_COVER * m.sum() > 0 for m in others):
             continue
         image[:, mask] = small[:, small_mask].to(image.dtype)
         masks = [m & ~mask for m in masks] + [mask]
-        classes.append(int(donor["instances"].gt_classes[index]))
-    visible = [i for i, mask in enumerate(masks) if mask.any()]
+        hinders.append(True)
+        pasted.append(index)
+    visible = torch.tensor([bool(mask.any()) for mask in masks], dtype=torch.bool)
+    stacked = torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
     instances = Instances((height, width))
-    stacked = [masks[i] for i in visible]
-    instances.gt_masks = BitMasks(
-        torch.stack(stacked) if stacked else torch.zeros(0, height, width, dtype=torch.bool)
-    )
+    instances.gt_masks = BitMasks(stacked[visible])
     instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-    instances.gt_classes = torch.tensor([classes[i] for i in visible], dtype=torch.int64)
+    for name, values in donor["instances"].get_fields().items():
+        if not instances.has(name):
+            own = there.get(name) if len(there) else values[:0]
+            instances.set(name, torch.cat([own, values[pasted]])[visible])
     return {**receiver, "image": image, "instances": instances}
+
+
+def is_object(instances: Instances) -> torch.Tensor:
+    """(N,) bool: what is trained on, not ignored."""
+    if instances.has("gt_ignore"):
+        return instances.gt_ignore == TARGET
+    return torch.ones(len(instances), dtype=torch.bool)
 
 
 class CopyPasteMapper:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_files(cfg, args.eval_only, resumed=args.resume and os.path.isfile(last))
     if not args.eval_only:
         check_masks(cfg)
+        check_labels(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, name="promerge_d2")
@@ -142,6 +144,51 @@ def check_masks(cfg: CfgNode) -> None:
         raise UserError(
             "copy-paste needs masks: set MODEL.MASK_ON True or INPUT.COPY_PASTE.ENABLED False"
         )
+
+
+OUR_HEADS = ("DropLossCascadeROIHeads", "DropLossStandardROIHeads")
+
+
+def check_labels(cfg: CfgNode) -> None:
+    """Refuse what the heads of the configuration would pass over in silence.
+
+    Raises:
+        UserError: one message for all of them, with the keys to change.
+    """
+    problems = []
+    labels, heads = cfg.INPUT.PSEUDO_LABELS, cfg.MODEL.ROI_HEADS
+    if heads.NAME in OUR_HEADS:
+        if cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE:
+            problems.append(
+                f"{heads.NAME} has a softmax: set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE False"
+            )
+    elif heads.DROPLOSS_IOU_THRESH >= 0:
+        problems.append(
+            f"MODEL.ROI_HEADS.NAME {heads.NAME} has no DropLoss: set MODEL.ROI_HEADS."
+            f"DROPLOSS_IOU_THRESH -1.0, or take {' or '.join(OUR_HEADS)}"
+        )
+    # option, where it is used, what knows of it
+    needs = [
+        ("IGNORE_REST", "MODEL.ROI_HEADS.NAME", OUR_HEADS),
+        ("IGNORE_REST", "MODEL.PROPOSAL_GENERATOR.NAME", ("IgnoringRPN",)),
+        ("WEIGHT_POWER", "MODEL.ROI_HEADS.NAME", OUR_HEADS),
+        ("WEIGHT_POWER", "MODEL.ROI_MASK_HEAD.NAME", ("WeightedMaskHead",)),
+        ("SOFT_POWER", "MODEL.ROI_HEADS.NAME", OUR_HEADS),
+    ]
+    for option, key, names in needs:
+        node = functools.reduce(getattr, key.split("."), cfg)
+        if labels[option] and node not in names:
+            problems.append(
+                f"INPUT.PSEUDO_LABELS.{option} does nothing with {key} {node}: "
+                f"set it to {' or '.join(names)}"
+            )
+    if labels.IGNORE_MIN_SCORE and not labels.IGNORE_REST:
+        problems.append(
+            "INPUT.PSEUDO_LABELS.IGNORE_MIN_SCORE does nothing alone: set "
+            "INPUT.PSEUDO_LABELS.IGNORE_REST True"
+        )
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def check_weights(cfg: CfgNode, eval_only: bool) -> None:

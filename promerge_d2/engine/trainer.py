@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import build_optimizer
@@ -20,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from promerge_d2.data import CopyPasteMapper
 from promerge_d2.data.loader import BatchStream, MappedDraws, build_loader, training_images
+from promerge_d2.data.mapper import LabelChoice, LabelMapper
 from promerge_d2.evaluation import ClassAgnosticEvaluator
 from promerge_d2.utils.chance import STEP, seed_torch
 from promerge_d2.utils.errors import UserError
@@ -70,7 +70,8 @@ class ProMergeTrainer(DefaultTrainer):
                 f"not {cfg.DATALOADER.SAMPLER_TRAIN}: a resumed run must find its order again"
             )
         filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        images = training_images(cfg.DATASETS.TRAIN, has_objects if filter_empty else None)
+        keep = LabelChoice.from_config(cfg).has_target if filter_empty else None
+        images = training_images(cfg.DATASETS.TRAIN, keep)
         stream = BatchStream(
             len(images.dicts),
             cfg.SOLVER.IMS_PER_BATCH,
@@ -90,7 +91,7 @@ class ProMergeTrainer(DefaultTrainer):
             cfg: the configuration.
             dicts: all images of the data set, to draw donors from.
         """
-        mapper = DatasetMapper(cfg, True)
+        mapper = LabelMapper(cfg, True)
         paste = cfg.INPUT.COPY_PASTE
         if not paste.ENABLED:
             return mapper
@@ -220,8 +221,3 @@ def distribute(model: torch.nn.Module) -> torch.nn.Module:
     on_cpu = next(model.parameters()).device.type == "cpu"
     devices = None if on_cpu else [comm.get_local_rank()]
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
-
-
-def has_objects(record: dict) -> bool:
-    """Whether an image has anything but crowds."""
-    return any(not thing.get("iscrowd", 0) for thing in record["annotations"])

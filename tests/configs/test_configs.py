@@ -53,7 +53,8 @@ CASCADE = {
     "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
-    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.NAME": "WeightedMaskHead",  # detectron2's, without weights
+    "MODEL.PROPOSAL_GENERATOR.NAME": "IgnoringRPN",  # detectron2's, without ignored regions
     "MODEL.ROI_MASK_HEAD.NUM_CONV": 4,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 256,
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,

@@ -197,6 +197,58 @@ def test_the_same_seed_gives_the_same_picture():
     assert torch.equal(masks_of(results[0]), masks_of(results[1]))
 
 
+# Other fields
+
+
+def scored(color, boxes, weights, ignore=None):
+    """An example whose objects have weights, and are ignored or not."""
+    mapped = example(color, boxes)
+    mapped["instances"].gt_weights = torch.tensor(weights, dtype=torch.float32)
+    if ignore is not None:
+        mapped["instances"].gt_ignore = torch.tensor(ignore)
+    return mapped
+
+
+def test_fields_stay_with_their_objects():
+    receiver = scored(10, [[0, 0, 4, 4], [0, 0, 0, 0], [9, 0, 12, 4]], [0.1, 0.2, 0.3])
+    result = paste(receiver, scored(200, [[5, 5, 8, 8]], [0.4]))
+    assert boxes_of(result) == [[0, 0, 4, 4], [9, 0, 12, 4], [5, 5, 8, 8]]
+    assert result["instances"].gt_weights.tolist() == pytest.approx([0.1, 0.3, 0.4])
+
+
+def test_fields_of_the_objects_that_were_drawn():
+    donor = scored(200, [[0, 0, 2, 2], [3, 0, 5, 2], [6, 0, 8, 2], [9, 0, 11, 2]], [0, 3, 6, 9])
+    for seed in range(10):
+        result = paste(example(10, []), donor, seed)
+        lefts = [box[0] for box in boxes_of(result)]
+        assert result["instances"].gt_weights.tolist() == lefts
+    empty = paste(scored(10, [], []), donor)
+    assert len(empty["instances"].gt_weights) == len(empty["instances"]) > 0
+
+
+def test_a_refused_object_leaves_no_fields():
+    result = paste(scored(10, [[0, 0, 4, 4]], [0.5]), scored(200, [[0, 0, 4, 4]], [0.7]))
+    assert result["instances"].gt_weights.tolist() == [0.5]
+
+
+def test_what_is_ignored_is_not_pasted():
+    donor = scored(200, [[0, 0, 4, 4], [6, 0, 9, 3], [5, 5, 8, 8]], [1, 2, 3], ignore=[1, 2, 0])
+    for seed in range(5):
+        result = paste(scored(10, [], [], ignore=[]), donor, seed)
+        assert boxes_of(result) == [[5, 5, 8, 8]]
+        assert result["instances"].gt_ignore.tolist() == [0]
+    donor["instances"].gt_ignore[2] = 1
+    assert len(paste(scored(10, [[0, 0, 2, 2]], [1], ignore=[0]), donor)["instances"]) == 1
+
+
+def test_what_is_ignored_hinders_no_pasting_and_loses_what_is_covered():
+    receiver = scored(10, [[0, 0, 4, 4], [4, 4, 10, 8], [5, 5, 7, 7]], [1, 2, 3], ignore=[0, 1, 1])
+    result = paste(receiver, scored(200, [[4, 4, 8, 8]], [4], ignore=[0]))
+    assert boxes_of(result) == [[0, 0, 4, 4], [8, 4, 10, 8], [4, 4, 8, 8]]
+    assert result["instances"].gt_ignore.tolist() == [0, 1, 0]
+    assert result["instances"].gt_weights.tolist() == [1, 2, 4]
+
+
 # The mapper
 
 

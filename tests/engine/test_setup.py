@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import promerge_d2.engine
-from promerge_d2.engine.setup import check_device, read_config
+from promerge_d2.engine.setup import check_device, check_labels, read_config
 from promerge_d2.utils.errors import UserError
 from tests.helpers import ROOT
 
@@ -252,6 +252,55 @@ def test_copy_paste_without_masks_is_refused(train_net, config):
         train_net("--config", config(), "MODEL.MASK_ON", "False"),
         "error: copy-paste needs masks: set MODEL.MASK_ON True or INPUT.COPY_PASTE.ENABLED False\n",
     )
+
+
+HEADS = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH", "-1.0"]
+LABELS = "INPUT.PSEUDO_LABELS."
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        (
+            HEADS[:2],
+            ["ROI_HEADS.NAME CascadeROIHeads has no DropLoss: set MODEL.ROI_HEADS.DROPLOSS_IOU_TH"],
+        ),
+        (
+            [*HEADS, LABELS + "IGNORE_REST", "True", LABELS + "SOFT_POWER", "1.0"],
+            [
+                "IGNORE_REST does nothing with MODEL.ROI_HEADS.NAME CascadeROIHeads",
+                "SOFT_POWER does nothing with MODEL.ROI_HEADS.NAME CascadeROIHeads",
+            ],
+        ),
+        (
+            ["MODEL.PROPOSAL_GENERATOR.NAME", "RPN", LABELS + "IGNORE_REST", "True"],
+            ["with MODEL.PROPOSAL_GENERATOR.NAME RPN: set it to IgnoringRPN"],
+        ),
+        (
+            [
+                *("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
+                *(LABELS + "WEIGHT_POWER", "1.0"),
+            ],
+            ["with MODEL.ROI_MASK_HEAD.NAME MaskRCNNConvUpsampleHead: set it to WeightedMaskHead"],
+        ),
+        (
+            [LABELS + "IGNORE_MIN_SCORE", "0.1"],
+            ["IGNORE_MIN_SCORE does nothing alone: set INPUT.PSEUDO_LABELS.IGNORE_REST True"],
+        ),
+        (
+            ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "True"],
+            ["has a softmax: set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE False"],
+        ),
+    ],
+)
+def test_options_that_the_heads_would_pass_over(train_net, config, options, messages):
+    refused(train_net("--config", config(), *options), *messages)
+
+
+def test_plain_heads_are_allowed():
+    cfg = read_config(CASCADE, HEADS)
+    check_labels(cfg)
+    assert cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads"
 
 
 def test_settings_are_frozen_and_kept(config, tmp_path):

@@ -1,6 +1,7 @@
 import argparse
 import collections
 import itertools
+import json
 import math
 import multiprocessing
 import random
@@ -13,7 +14,9 @@ from detectron2.data import DatasetMapper
 
 import promerge_d2
 from promerge_d2.data import CopyPasteMapper
+from promerge_d2.data.mapper import CROWD, LEFT_OUT, TARGET
 from promerge_d2.engine import ProMergeTrainer, setup
+from promerge_d2.labeler.labeler import mask_record
 from promerge_d2.modeling import DropLossOutputLayers
 from promerge_d2.utils.errors import UserError
 from tests.helpers import coco_json, photo, save_image, square
@@ -290,6 +293,51 @@ def test_examples_depend_on_seed_and_iteration_alone(random_everything):
     assert_same(list(itertools.islice(itertools.chain.from_iterable(later), 6)), wanted[10:])
     others = examples(random_everything(SEED=2), 16)
     assert [e["file_name"] for e in others] != [e["file_name"] for e in wanted]
+
+
+def test_training_with_every_option_for_labels(configured, tmp_path):
+    # The image's labels: one object, the noise around it by halves, and a crowd.
+    content = json.loads((tmp_path / "labels.json").read_text())
+    for annotation in content["annotations"][:]:
+        annotation["score"] = 0.2
+        for number, box in enumerate([(0, 0, 60, 96), (60, 0, 144, 96)]):
+            worse = {**annotation, **mask_record(square(96, 144, *box)), "score": 0.1}
+            content["annotations"].append({**worse, "id": 10 * annotation["id"] + number + 1})
+        crowd = {**content["annotations"][-1], "id": 10 * annotation["id"] + 5, "iscrowd": 1}
+        content["annotations"].append(crowd)
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    cfg = configured(
+        **{
+            "INPUT.PSEUDO_LABELS": {
+                **{"MAX_PER_IMAGE": 2, "IGNORE_REST": True},
+                **{"WEIGHT_POWER": 0.5, "SOFT_POWER": 0.5},
+            },
+            "SOLVER.MAX_ITER": 2,
+            "DATASETS.TEST": [],
+        }
+    )
+    for example in examples(cfg, 2):
+        instances = example["instances"]
+        own = instances.gt_ignore[: 4 if len(instances) > 3 else 3].tolist()
+        assert own.count(TARGET) >= 2
+        assert set(own) <= {TARGET, LEFT_OUT, CROWD}
+        assert instances.gt_weights[instances.gt_ignore == TARGET].max() == 1
+    trainer = run_on(cfg)
+    latest = {name: value for name, (value, _) in trainer.storage.latest().items()}
+    assert math.isfinite(latest["total_loss"])
+    assert 0 < latest["stage0/ignored_background"] < 1
+
+
+def test_images_without_a_sure_label_are_left_out(on_colored, tmp_path):
+    cfg = on_colored(**{"INPUT.PSEUDO_LABELS.MIN_SCORE": 0.5})
+    masks = [{"mask": square(96, 96, 0, 0, 40, 40), "score": score} for score in (0.4, 0.5)]
+    coco_json(
+        tmp_path / "colored.json",
+        [("0.png", 96, 96, masks[:1]), ("1.png", 96, 96, masks), ("2.png", 96, 96, [])],
+    )
+    found = examples(cfg, 4)
+    assert {example["file_name"].rsplit("/", 1)[1] for example in found} == {"1.png"}
+    assert [len(example["instances"]) for example in found] == [1] * 4
 
 
 def test_another_sampler_is_refused(on_colored):

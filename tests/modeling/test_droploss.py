@@ -1,17 +1,26 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 
 from promerge_d2 import add_promerge_config
-from promerge_d2.modeling import DropLossCascadeROIHeads, DropLossOutputLayers
+from promerge_d2.data.mapper import LEFT_OUT
+from promerge_d2.data.mapper import TARGET as TRAINED
+from promerge_d2.modeling import (
+    DropLossCascadeROIHeads,
+    DropLossOutputLayers,
+    DropLossStandardROIHeads,
+)
+from promerge_d2.modeling.droploss import weighted_mask_loss
 from tests.helpers import ROOT, square
 
 SIZE = (100, 100)
@@ -91,6 +100,15 @@ def test_the_predicted_box_counts_not_the_proposal():
     deltas = torch.tensor([[3.0, 0, 0, 0], [-3.0, 0, 0, 0]])
     assert layer.weights((scores, deltas), [proposals]).tolist() == [0, 1]
     assert layer.weights(still(2), [proposals]).tolist() == [1, 0]
+
+
+def test_the_box_of_any_class_counts():
+    layer = predictor(0.01)
+    layer.targets = [targets_of(TARGET)]
+    there, away = [0.0, 0, 0, 0], [3.0, 0, 0, 0]
+    deltas = torch.tensor([[*there, *away], [*away, *there], [*away, *away]])
+    images = [proposals_of([TARGET] * 3, [0, 1, 2])]
+    assert layer.weights((torch.zeros(3, 3), deltas), images).tolist() == [1, 1, 0]
 
 
 def test_the_predicted_box_is_not_clipped_to_the_image():
@@ -216,6 +234,113 @@ def test_what_is_logged(storage):
     assert latest["droploss/images_without_targets"] == 1
 
 
+# Ignored, weighted and soft labels
+
+
+def ignored_of(*boxes):
+    """Labels that were left out of one image."""
+    left_out = Instances(SIZE)
+    left_out.gt_boxes = targets_of(*boxes)
+    left_out.gt_ignore = torch.full((len(boxes),), LEFT_OUT)
+    return left_out
+
+
+def test_background_at_an_ignored_label_is_not_punished(storage):
+    layer = predictor(-1.0)
+    layer.targets = [targets_of(TARGET), targets_of(TARGET)]
+    layer.ignored = [ignored_of([50, 50, 70, 70]), ignored_of()]
+    layer.matcher = Matcher([0.5], [0, 1])
+    # an object, IoU 1 with the ignored, IoU 0.45 with it, far away
+    boxes = [TARGET, [50, 50, 70, 70], [50, 50, 70, 59], [80, 0, 90, 10]]
+    images = [proposals_of(boxes, [0, 1, 1, 1]), proposals_of(boxes, [0, 1, 1, 1])]
+    assert layer.is_ignored(images).tolist() == [False, True, False, False] + [False] * 4
+    loss = layer.losses(still(8), images)["loss_cls"].item()
+    assert loss == pytest.approx(7 * LN2 / 8)
+    assert storage.latest()["ignored_background"][0] == pytest.approx(1 / 6)
+
+
+def test_an_object_near_an_ignored_label_stays_an_object():
+    layer = predictor(-1.0)
+    layer.targets = [targets_of(TARGET)]
+    layer.ignored = [ignored_of(TARGET)]
+    layer.matcher = Matcher([0.5], [0, 1])
+    assert layer.losses(still(1), [proposals_of([TARGET], [0])])["loss_cls"].item() == (
+        pytest.approx(LN2)
+    )
+
+
+def weighted(boxes, classes, **fields):
+    proposals = proposals_of(boxes, classes)
+    for name, values in fields.items():
+        proposals.set(name, torch.tensor(values))
+    return proposals
+
+
+def test_losses_by_a_labels_weight():
+    layer = predictor(-1.0)
+    layer.targets = [targets_of(TARGET), targets_of()]
+    far = [50, 50, 60, 60]
+    # the background's weight is that of a target it was not matched to: it does not count
+    image = weighted([TARGET, TARGET, far], [0, 0, 1], gt_weights=[0.25, 1.0, 0.25])
+    image.gt_boxes = targets_of([0, 0, 20, 30], [0, 0, 20, 30], TARGET)
+    losses = layer.losses(still(4), [image, proposals_of([far], [1])])
+    assert losses["loss_cls"].item() == pytest.approx((0.25 + 1 + 1 + 1) * LN2 / 4)
+    one = 0.25 + math.log(1.5)  # see test_box_regression_is_not_dropped
+    assert losses["loss_box_reg"].item() == pytest.approx((0.25 + 1) * one / 4)
+
+
+@pytest.mark.parametrize("kind", ["smooth_l1", "giou", "diou", "ciou"])
+@pytest.mark.parametrize("agnostic", [True, False])
+def test_a_weight_of_one_changes_nothing(kind, agnostic):
+    torch.manual_seed(0)
+    layer = DropLossOutputLayers(
+        ShapeSpec(channels=4),
+        iou_threshold=-1.0,
+        box2box_transform=Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0)),
+        num_classes=2,
+        cls_agnostic_bbox_reg=agnostic,
+        box_reg_loss_type=kind,
+        smooth_l1_beta=0.1,
+        loss_weight={"loss_cls": 2.0, "loss_box_reg": 3.0},
+    )
+    layer.targets = [targets_of(TARGET)]
+    predictions = torch.randn(3, 3), torch.randn(3, 4 if agnostic else 8)
+    boxes, classes = [[0, 0, 20, 24], [2, 0, 25, 20], [50, 50, 60, 60]], [1, 0, 2]
+    plain, same = (
+        proposals_of(boxes, classes),
+        weighted(boxes, classes, gt_weights=[1.0] * 3, gt_soft=[1.0] * 3),
+    )
+    for image in (plain, same):
+        image.gt_boxes = targets_of(*[TARGET] * 3)
+    wanted, found = layer.losses(predictions, [plain]), layer.losses(predictions, [same])
+    for name in wanted:
+        assert found[name].item() == pytest.approx(wanted[name].item(), rel=1e-6)
+
+
+def test_soft_labels():
+    layer = predictor(-1.0)
+    layer.targets = [targets_of(TARGET)]
+    image = weighted([TARGET, [50, 50, 60, 60]], [0, 1], gt_soft=[0.25, 0.25])
+    scores = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    loss = layer.losses((scores, torch.zeros(2, 4)), [image])["loss_cls"]
+    sure, unsure = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
+    assert loss.item() == pytest.approx((0.25 * sure + 0.75 * unsure + unsure) / 2)
+    loss.backward()
+    p = 1 / (1 + math.exp(-1))
+    assert scores.grad[0].tolist() == pytest.approx([(p - 0.25) / 2, (0.25 - p) / 2])
+
+
+def test_mask_losses_by_a_labels_weight():
+    # Two masks that fill their boxes; logits 0 cost ln 2 a pixel, logits 2 ln(1 + e^-2).
+    instances = weighted([TARGET, TARGET], [0, 0], gt_weights=[0.5, 1.0])
+    instances.gt_masks = BitMasks(torch.from_numpy(np.stack([square(100, 100, *TARGET)] * 2)))
+    logits = torch.stack([torch.zeros(1, 4, 4), torch.full((1, 4, 4), 2.0)])
+    nothing = weighted([], [], gt_weights=[])
+    wanted = (0.5 * LN2 + math.log(1 + math.exp(-2))) / 2
+    assert weighted_mask_loss(logits, [instances, nothing]).item() == pytest.approx(wanted)
+    assert weighted_mask_loss(logits[:0], [nothing]).item() == 0
+
+
 # The heads
 
 
@@ -266,26 +391,88 @@ def losses_of(kind, cfg, state=None):
     return heads, {name: loss.item() for name, loss in losses.items()}
 
 
-def test_a_negative_threshold_is_a_plain_cascade():
-    plain, wanted = losses_of(CascadeROIHeads, heads_config())
-    ours, found = losses_of(DropLossCascadeROIHeads, heads_config(-1.0), plain.state_dict())
-    assert set(found) == {"loss_mask"} | {
-        f"loss_{kind}_stage{stage}" for kind in ("cls", "box_reg") for stage in range(3)
-    }
+def predictors_of(heads):
+    layers = heads.box_predictor
+    return layers if isinstance(layers, torch.nn.ModuleList) else [layers]
+
+
+KINDS = {
+    CascadeROIHeads: DropLossCascadeROIHeads,
+    StandardROIHeads: DropLossStandardROIHeads,
+}
+
+
+@pytest.mark.parametrize("theirs", KINDS)
+def test_a_negative_threshold_is_a_plain_head(theirs):
+    plain, wanted = losses_of(theirs, heads_config())
+    ours, found = losses_of(KINDS[theirs], heads_config(-1.0), plain.state_dict())
+    names = {"loss_mask", "loss_cls", "loss_box_reg"}
+    if theirs is CascadeROIHeads:
+        names = {"loss_mask"} | {
+            f"loss_{kind}_stage{stage}" for kind in ("cls", "box_reg") for stage in range(3)
+        }
+    assert set(found) == names
     assert found == pytest.approx(wanted, rel=1e-6)
-    for one, other in zip(plain.box_predictor, ours.box_predictor, strict=True):
+    for one, other in zip(predictors_of(plain), predictors_of(ours), strict=True):
         assert one.box2box_transform.weights == other.box2box_transform.weights
         assert one.test_topk_per_image == other.test_topk_per_image
 
 
-def test_only_classification_changes():
-    plain, wanted = losses_of(CascadeROIHeads, heads_config())
-    _, found = losses_of(DropLossCascadeROIHeads, heads_config(0.01), plain.state_dict())
+@pytest.mark.parametrize("theirs", KINDS)
+def test_only_classification_changes(theirs):
+    plain, wanted = losses_of(theirs, heads_config())
+    _, found = losses_of(KINDS[theirs], heads_config(0.01), plain.state_dict())
     for name, loss in found.items():
         if name.startswith("loss_cls"):
             assert loss < wanted[name]
         else:
             assert loss == pytest.approx(wanted[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_weights_and_ignored_labels_reach_every_loss(kind, storage):
+    cfg = heads_config(-1.0)
+    images, features, proposals, targets = scene()
+    heads = kind(cfg, {"p4": ShapeSpec(channels=8, stride=16)}).train()
+
+    def losses(weight=None, ignore=None):
+        for truth in targets:
+            truth.gt_ignore = torch.full((len(truth),), TRAINED if ignore is None else ignore)
+            if weight is not None:
+                truth.gt_weights = torch.full((len(truth),), weight)
+        torch.manual_seed(2)
+        copies = [image[:] for image in proposals]
+        return {
+            name: loss.item() for name, loss in heads(images, features, copies, targets)[1].items()
+        }
+
+    plain, halved = losses(), losses(weight=0.5)
+    for name, loss in plain.items():
+        if name.startswith("loss_cls"):
+            assert 0.5 * loss < halved[name] < loss  # background weighs as before
+        else:
+            assert halved[name] == pytest.approx(0.5 * loss, rel=1e-5)
+    ignored = losses(ignore=LEFT_OUT)
+    assert ignored["loss_mask"] == 0
+    assert storage.latest()["roi_head/num_fg_samples"][0] == 0
+    name = "stage2/ignored_background" if "loss_cls_stage2" in plain else "ignored_background"
+    assert name in storage.latest()
+
+
+def test_a_later_stage_knows_the_weight_of_the_label_that_it_matches():
+    heads = DropLossCascadeROIHeads(heads_config(), {"p4": ShapeSpec(channels=8, stride=16)})
+    truth = Instances(SIZE)
+    truth.gt_boxes = targets_of(TARGET, [60, 60, 80, 80])
+    truth.gt_classes = torch.zeros(2, dtype=torch.int64)
+    truth.gt_weights, truth.gt_soft = torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4])
+    proposals = [Instances(SIZE), Instances(SIZE)]
+    for image in proposals:
+        image.proposal_boxes = targets_of([60, 60, 80, 79], [0, 0, 20, 19], [0, 0, 10, 19])
+    matched, bare = heads._match_and_label_boxes(proposals, 1, [truth, truth[:0]])
+    assert matched.gt_classes.tolist() == [0, 0, 1]
+    assert matched.gt_weights.tolist() == pytest.approx([0.2, 0.1, 0.1])
+    assert matched.gt_soft.tolist() == pytest.approx([0.4, 0.3, 0.3])
+    assert not bare.has("gt_weights")
 
 
 def test_every_stage_drops_by_its_own_predictions(storage, monkeypatch):
@@ -313,9 +500,10 @@ def test_every_stage_drops_by_its_own_predictions(storage, monkeypatch):
         assert f"stage{stage}/droploss/images_without_targets" in names
 
 
-def test_inference_is_the_plain_cascades():
-    plain, _ = losses_of(CascadeROIHeads, heads_config())
-    ours, _ = losses_of(DropLossCascadeROIHeads, heads_config(), plain.state_dict())
+@pytest.mark.parametrize("theirs", KINDS)
+def test_inference_is_the_plain_heads(theirs):
+    plain, _ = losses_of(theirs, heads_config())
+    ours, _ = losses_of(KINDS[theirs], heads_config(), plain.state_dict())
     images, features, proposals, _ = scene()
     with torch.no_grad():
         wanted, _ = plain.eval()(images, features, proposals)
