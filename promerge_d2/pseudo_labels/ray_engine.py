@@ -21,6 +21,7 @@ from typing import Any
 from promerge_d2.labeler import LabelResult, MaskSource
 from promerge_d2.pseudo_labels.pipeline import Job, JobSteps
 from promerge_d2.pseudo_labels.store import NotFinished
+from promerge_d2.pseudo_labels.workers import IN_A_ROW, WorkerDied
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.threads import use_one_thread
 
@@ -62,14 +63,30 @@ class RayEngine:
         if ours:
             ray.init(self.address, log_to_driver=False, logging_level=logging.WARNING)
         try:
-            ray.data.DataContext.get_current().enable_progress_bars = False
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = False
+            context.max_errored_blocks = -1  # only dead processes make them
             shared = ray.put(labeler)
-            jobs = iter(jobs)
+            jobs, proven = iter(jobs), False
             while window := list(itertools.islice(jobs, WINDOW)):
-                for table in self._run(window, labeler, shared):
-                    yield from _taken(table)
-                    if stop.is_set():
-                        return
+                left = dict.fromkeys(window)
+                # what was lost with a process, after Ray's own tries, once more one by one
+                for size in (self.batch_size, 1):
+                    for table in self._run(list(left), labeler, shared, size):
+                        for job, future in _taken(table):
+                            del left[job]
+                            yield job, future
+                        proven = True
+                        if stop.is_set():
+                            return
+                    if not left:
+                        break
+                if not proven and len(left) > IN_A_ROW:
+                    raise NotFinished(
+                        f"Ray gave none of {len(left)} images back; its logs say why (is "
+                        "promerge_d2 installed on all nodes?)"
+                    )
+                yield from ((job, _lost()) for job in left)
         except ray.exceptions.RayError as error:
             raise NotFinished(
                 f"Ray gave up: {error}; what is finished is kept: run the same command again"
@@ -78,15 +95,18 @@ class RayEngine:
             if ours:
                 ray.shutdown()
 
-    def _run(self, window: list[Job], labeler: MaskSource, shared: ray.ObjectRef) -> Iterable:
+    def _run(
+        self, window: list[Job], labeler: MaskSource, shared: ray.ObjectRef, size: int
+    ) -> Iterable:
+        """What is done, ``size`` images at a time; what a dead process had is left out."""
         steps = JobSteps(labeler.steps)
         actors, resources = self._actors()
         options = {
-            "batch_size": self.batch_size,
+            "batch_size": size,
             "batch_format": "pyarrow",
             "zero_copy_batch": True,
         }
-        blocks = -(-len(window) // self.batch_size)
+        blocks = -(-len(window) // size)
         return (
             ray.data.from_items(
                 [{"state": pickle.dumps((job, None))} for job in window],
@@ -200,3 +220,14 @@ def _taken(table: pyarrow.Table) -> Iterable[tuple[Job, Future[LabelResult]]]:
         else:
             future.set_result(value)
         yield job, future
+
+
+def _lost() -> Future[LabelResult]:
+    future: Future[LabelResult] = Future()
+    future.set_exception(
+        WorkerDied(
+            "Ray's worker process died of it again and again, at last with nothing else in hand; "
+            "--retry-failed tries it again"
+        )
+    )
+    return future

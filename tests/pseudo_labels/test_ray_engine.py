@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import sys
 import threading
 import time
@@ -90,6 +91,30 @@ def test_the_bytes_are_those_of_a_local_run_though_a_node_goes_away(cluster, tmp
     assert "in grid_masks" in surprise["traceback"]
     run = read(tmp_path / "ray.run.json")
     assert (run["workers"], run["batch_size"], run["device"]) == (2, 4, "cpu")
+
+
+class Dying(ProMergeLabeler):
+    """Ends its process at images without an object."""
+
+    @staticmethod
+    def grid_masks(features, config):
+        found = ProMergeLabeler.grid_masks(features, config)
+        if found.reason:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+
+@needs_ray
+@pytest.mark.slow
+def test_an_image_that_kills_workers_fails_alone(cluster, tmp_path):
+    from promerge_d2.pseudo_labels.ray_engine import RayEngine
+
+    photos, output = save_photos(tmp_path / "photos", 10), tmp_path / "ray.json"
+    engine = RayEngine(workers=1, batch_size=4)
+    summary = label(tiny_labeler(Dying), photos, output, engine=engine)
+    assert [failure["file_name"] for failure in summary.failures] == ["0004.png", "0009.png"]
+    assert "Ray's worker process died of it" in summary.failures[0]["error"]
+    assert len(read(output)["images"]) == 8
 
 
 @needs_ray
