@@ -268,7 +268,7 @@ def _executor(workers: int, labeler: MaskSource | None, skip: Event | None) -> I
     if not workers:
         yield _Here()
         return
-    pool = Workers(workers, _start_worker, (labeler, skip, os.getpid()))
+    pool = Workers(workers, _start_worker, (labeler, skip, os.getpid()), skip)
     try:
         yield pool
     finally:

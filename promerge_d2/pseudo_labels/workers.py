@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from typing import Any
 
 from promerge_d2.utils.errors import UserError
@@ -51,10 +52,14 @@ class Workers(Executor):
         count: processes.
         initializer: called in each process before its first job.
         arguments: of the initializer.
+        stop: when it is set, what a death has left is dropped.
     """
 
-    def __init__(self, count: int, initializer: Callable, arguments: tuple) -> None:
+    def __init__(
+        self, count: int, initializer: Callable, arguments: tuple, stop: threading.Event | Event
+    ) -> None:
         self._count = count
+        self._stop = stop
         self._initializer = functools.partial(initializer, *arguments)
         self._lock = threading.RLock()  # of all that follows
         self._lost: list[_Job] = []  # were in hand of processes that died
@@ -95,7 +100,7 @@ class Workers(Executor):
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return pool, [p for p in multiprocessing.active_children() if p not in before]
 
-    # The rest is called with the lock held, but for _settle, _mend and _try_alone.
+    # The rest is called with the lock held, but for _settle, _mend, _ending and _try_alone.
 
     def _give(self, job: _Job) -> None:
         """Have a job done, or keep it until it can be."""
@@ -145,7 +150,7 @@ class Workers(Executor):
         )
         try:
             self._try_alone(collections.deque(suspects))
-            if not self._end:
+            if not self._ending():
                 self._pool, _ = self._start(self._count)
         except Exception as error:  # noqa: BLE001 - raised again where results are taken
             self._end, self._why = BrokenExecutor, str(error) or type(error).__name__
@@ -156,14 +161,19 @@ class Workers(Executor):
                 if not job.future.done():
                     self._give(job)
 
+    def _ending(self) -> bool:
+        if not self._end and self._stop.is_set():
+            self._end = CancelledError
+        return self._end is not None
+
     def _try_alone(self, suspects: collections.deque[_Job]) -> None:
-        """Do jobs one at a time, until the executor is shut down.
+        """Do jobs one at a time, while there is no end in sight.
 
         Raises:
             BrokenExecutor: there can be no more workers.
         """
         pool, used = None, False
-        while suspects and not self._end:
+        while suspects and not self._ending():
             if pool is None:
                 pool, processes = self._start(1)
                 used = False

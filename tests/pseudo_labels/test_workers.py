@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import threading
 import time
 from concurrent.futures import BrokenExecutor, CancelledError
 
@@ -19,9 +20,10 @@ def executor():
     started = []
 
     def start(count, initializer=int, arguments=()):
-        started.append(Workers(count, initializer, arguments))
+        started.append(Workers(count, initializer, arguments, start.stop))
         return started[-1]
 
+    start.stop = threading.Event()
     yield start
     for each in started:
         each.shutdown(cancel_futures=True)
@@ -74,12 +76,16 @@ def test_workers_that_cannot_begin(executor, tmp_path):
     assert str(future.exception()) == "they die before their first image"
 
 
-def test_after_the_end_no_suspect_is_begun(executor):
+@pytest.mark.parametrize("how", ["shut down", "stopped"])
+def test_after_the_end_no_suspect_is_begun(executor, how):
     pool = executor(2)
     futures = [pool.submit(os._exit, 5), *(pool.submit(sleep, 0.1, n) for n in range(6))]
     while not pool._mender:
         time.sleep(0.01)
-    pool.shutdown(cancel_futures=True)
-    assert all(future.done() for future in futures)
+    if how == "stopped":
+        executor.stop.set()
+    else:
+        pool.shutdown(cancel_futures=True)
     assert outcome(futures[6]) == CancelledError
+    assert all(future.done() for future in futures)
     assert outcome(pool.submit(abs, -1)) == CancelledError
