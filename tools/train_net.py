@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 import promerge_d2  # noqa: F401 - registers heads, backbones and data sets
 from promerge_d2.engine import ProMergeTrainer, setup
-from promerge_d2.utils.cli import EXIT_OK, EXIT_REFUSED, ArgumentParser, run_tool
-from promerge_d2.utils.errors import UserError
+from promerge_d2.engine.launch import launch_run
+from promerge_d2.engine.setup import check_device, read_config
+from promerge_d2.utils.cli import EXIT_OK, ArgumentParser, run_tool
 
 EPILOG = """
 examples:
@@ -24,12 +24,13 @@ examples:
         SOLVER.REFERENCE_WORLD_SIZE 8 DATASETS.TRAIN "('mine',)" \\
         DATASETS.PROMERGE "[['mine', 'labels.json', 'photos']]"
   go on after a stop:        ... --resume
+  two processes on a CPU:    ... --num-gpus 2 MODEL.DEVICE cpu
   evaluate a checkpoint:     ... --eval-only MODEL.WEIGHTS output/model_final.pth
 """
 
 
 def main() -> int:
-    """Parse, launch one process a GPU."""
+    """Parse, launch one process a GPU (with MODEL.DEVICE cpu: as many on the CPU)."""
     parser = ArgumentParser(
         description=__doc__,
         epilog=EPILOG,
@@ -40,29 +41,17 @@ def main() -> int:
     parser.add_argument("--config", dest="config_file", help="the same as --config-file")
     args = parser.parse_args()
     if args.num_gpus * args.num_machines > 1:
-        launch(
-            run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    else:
-        run(args)
+        cfg = read_config(args.config_file, args.opts)
+        args.device = cfg.MODEL.DEVICE
+        if args.device.startswith("cpu"):
+            check_device(cfg)  # said once, before there are several processes
+    launch_run(run, args)
     return EXIT_OK
 
 
 def run(args: argparse.Namespace) -> dict:
     """One process's work: evaluate, or train (and evaluate as the config says)."""
-    try:
-        cfg = setup(args)
-    except UserError as error:
-        if comm.get_world_size() == 1:
-            raise
-        if comm.is_main_process():
-            sys.stderr.write(f"error: {error}\n")
-        sys.exit(EXIT_REFUSED)
+    cfg = setup(args)
     if not args.eval_only:
         trainer = ProMergeTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)

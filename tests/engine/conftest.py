@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import random
 
@@ -10,7 +11,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
-from promerge_d2.engine import ProMergeTrainer
+from promerge_d2.engine import ProMergeTrainer, setup
 from tests.helpers import (
     ROOT,
     coco_json,
@@ -114,6 +115,17 @@ def config(tmp_path, monkeypatch, photos):
         return file
 
     return write
+
+
+@pytest.fixture
+def configured(config):
+    """``configured(KEY=...)``: the tiny configuration, checked and frozen."""
+
+    def make(**changes):
+        file = str(config(**changes))
+        return setup(argparse.Namespace(config_file=file, opts=[], eval_only=False, resume=False))
+
+    return make
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import argparse
 import collections
 import itertools
 import json
@@ -15,23 +14,11 @@ from detectron2.data import DatasetMapper
 import promerge_d2
 from promerge_d2.data import CopyPasteMapper
 from promerge_d2.data.mapper import CROWD, LEFT_OUT, TARGET
-from promerge_d2.engine import ProMergeTrainer, setup
+from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.labeler.labeler import mask_record
 from promerge_d2.modeling import DropLossOutputLayers
 from promerge_d2.utils.errors import UserError
 from tests.helpers import coco_json, photo, save_image, square
-
-
-@pytest.fixture
-def configured(config):
-    """``configured(KEY=...)``: the tiny configuration, checked and frozen."""
-
-    def make(**changes):
-        file = str(config(**changes))
-        return setup(argparse.Namespace(config_file=file, opts=[], eval_only=False, resume=False))
-
-    return make
-
 
 # The whole way
 
