@@ -52,6 +52,11 @@ def add_promerge_config(cfg: CfgNode) -> None:
     # random never comes again and is refused.
     cfg.MODEL.FROZEN_VIT.CACHE_DIR = ""
     cfg.MODEL.FROZEN_VIT.CACHE_PRECISION = "fp32"  # or "fp16", half as large
+    # LoRA: matrices of this rank tune the ViT's attention, and are all of it that is trained and
+    # saved; 0: the ViT stays as it is.
+    cfg.MODEL.FROZEN_VIT.LORA = CfgNode()
+    cfg.MODEL.FROZEN_VIT.LORA.RANK = 0
+    cfg.MODEL.FROZEN_VIT.LORA.ALPHA = 16.0  # their product counts ALPHA / RANK times
 
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
 

@@ -1,10 +1,11 @@
-"""A frozen self-supervised ViT under ViTDet's simple feature pyramid.
+"""A self-supervised ViT, frozen or tuned by LoRA, under ViTDet's simple feature pyramid.
 
 Shape letters: N images, C channels, H and W rows and columns of the patch grid.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,11 +19,14 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import nn
 
+from promerge_d2.modeling.lora import add_lora
 from promerge_d2.modeling.token_cache import TokenCache
 from promerge_d2.utils.errors import UserError
 
 if TYPE_CHECKING:  # timm is slow to import
     from promerge_d2 import features
+
+logger = logging.getLogger(__name__)
 
 
 class FrozenViT(Backbone):
@@ -30,20 +34,30 @@ class FrozenViT(Backbone):
 
     detectron2's poolers insist on strides that are powers of two: for a patch of 14 the image is
     resampled by 14/16, so that one token stands for 16 pixels. The ViT is neither trained nor
-    saved with checkpoints: its weights come from the features' registry.
+    saved with checkpoints: its weights come from the features' registry. A checkpoint holds which
+    they were (``network``), and is refused with others.
 
     Args:
         extractor: a ``promerge_d2.features.FeatureExtractor``.
-        cache: keeps tokens by the content of the normalised image, or None.
+        cache: keeps tokens by the content of the normalised image, or None; not with ``lora``.
+        lora: what ``add_lora`` gave for the extractor's network: trained and saved. Or None.
     """
 
-    def __init__(self, extractor: nn.Module, cache: TokenCache | None = None) -> None:
+    def __init__(
+        self,
+        extractor: nn.Module,
+        cache: TokenCache | None = None,
+        lora: nn.ModuleDict | None = None,
+    ) -> None:
         super().__init__()
         # past nn.Module's own registration, so that no checkpoint holds it and no optimiser
         object.__setattr__(self, "extractor", extractor)
         self.patch = extractor.backbone.patch
         self.stride = 1 << (self.patch - 1).bit_length()  # 8, 16 for 14, 16
         self.cache = cache
+        self.lora = lora
+        about = f"{extractor.backbone.name} (weights SHA-256 {extractor.weights_sha256})"
+        self.register_buffer("network", _text_to_tensor(about))
         self._out_features = ["tokens"]
         self._out_feature_channels = {"tokens": extractor.backbone.width}
         self._out_feature_strides = {"tokens": self.stride}
@@ -51,6 +65,21 @@ class FrozenViT(Backbone):
     def _apply(self, fn: Callable, *args, **kwargs) -> FrozenViT:  # noqa: ANN002, ANN003
         self.extractor._apply(fn, *args, **kwargs)  # the ViT follows .to() all the same
         return super()._apply(fn, *args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:  # noqa: ANN002
+        if prefix + "network" not in state_dict:
+            logger.warning(
+                "the checkpoint does not say which ViT it was trained on; %s is used",
+                _tensor_to_text(self.network),
+            )
+        trained = state_dict.setdefault(prefix + "network", self.network)
+        if not torch.equal(trained.cpu(), self.network.cpu()):
+            raise UserError(
+                f"the checkpoint was trained on {_tensor_to_text(trained)}, not on "
+                f"{_tensor_to_text(self.network)}: set MODEL.FROZEN_VIT.BACKBONE and "
+                "MODEL.FROZEN_VIT.WEIGHTS to what it was trained on"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def size_divisibility(self) -> int:
@@ -63,7 +92,6 @@ class FrozenViT(Backbone):
             "tokens": ShapeSpec(channels=self._out_feature_channels["tokens"], stride=self.stride)
         }
 
-    @torch.no_grad()
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Tokens of normalised images.
 
@@ -75,9 +103,12 @@ class FrozenViT(Backbone):
             ``{"tokens": (N, C, H, W)}`` float32; with a cache, as it keeps them, also those that
             are computed now.
         """
-        if self.cache is None:
-            return {"tokens": self._tokens(images)}
-        return {"tokens": torch.stack([self._cached(image) for image in images])}
+        with torch.set_grad_enabled(self.lora is not None and torch.is_grad_enabled()):
+            if self.cache is None:
+                tokens = self._tokens(images)
+            else:
+                tokens = torch.stack([self._cached(image) for image in images])
+        return {"tokens": tokens}
 
     def _tokens(self, images: torch.Tensor) -> torch.Tensor:
         if self.patch != self.stride:
@@ -93,6 +124,15 @@ class FrozenViT(Backbone):
         if tokens is None:  # one by one: no bit of an image's tokens depends on its neighbours
             tokens = self.cache.write(file, self._tokens(image[None])[0])
         return tokens.to(image.device).float()
+
+
+def _text_to_tensor(text: str) -> torch.Tensor:
+    """(160,) uint8, of one size for all: detectron2 passes over what has another shape."""
+    return torch.tensor(list(text.encode().ljust(160)), dtype=torch.uint8)
+
+
+def _tensor_to_text(tensor: torch.Tensor) -> str:
+    return bytes(tensor.tolist()).decode(errors="replace").rstrip()
 
 
 class FrozenViTPyramid(SimpleFeaturePyramid):
@@ -120,7 +160,8 @@ def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
 
     Raises:
         UserError: the image is not RGB or not normalised as the ViT's weights want it, the square
-            to pad to is smaller than images can be, or the cache is on while images are random.
+            to pad to is smaller than images can be, the cache is on while images are random or
+            the ViT is tuned, or the network cannot be tuned.
     """
     from promerge_d2.features import FeatureExtractor, get_backbone  # timm is slow to import
 
@@ -140,7 +181,8 @@ def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
     cache = None
     if vit.CACHE_DIR:
         cache = TokenCache(vit.CACHE_DIR, extractor.weights_sha256, vit.CACHE_PRECISION)
-    net = FrozenViT(extractor, cache)
+    lora = add_lora(extractor.vit, vit.LORA.RANK, vit.LORA.ALPHA) if vit.LORA.RANK else None
+    net = FrozenViT(extractor, cache, lora)
     top = LastLevelMaxPool()  # one more level for the RPN, as ViTDet has it
     top.in_feature = f"p{int(math.log2(net.stride / vit.SCALE_FACTORS[-1]))}"
     return FrozenViTPyramid(
@@ -169,6 +211,8 @@ def check_cacheable(cfg: CfgNode) -> None:
         random.append("INPUT.MIN_SIZE_TRAIN_SAMPLING choice (sizes of a list)")
     if cfg.INPUT.CROP.ENABLED:
         random.append("INPUT.CROP.ENABLED False")
+    if cfg.MODEL.FROZEN_VIT.LORA.RANK:
+        random.append("MODEL.FROZEN_VIT.LORA.RANK 0 (a tuned ViT gives other tokens each step)")
     if not cfg.MODEL.FROZEN_VIT.SQUARE_PAD:
         random.append("MODEL.FROZEN_VIT.SQUARE_PAD above 0 (padding depends on the batch)")
     if random:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
@@ -12,12 +13,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from promerge_d2 import add_promerge_config
-from promerge_d2.features import FeatureExtractor, get_backbone
+from promerge_d2.features import BACKBONES, FeatureExtractor, get_backbone
 from promerge_d2.modeling import FrozenViT
 from promerge_d2.modeling.frozen_vit import check_cacheable
 from promerge_d2.modeling.token_cache import TokenCache
 from promerge_d2.utils.errors import UserError
-from tests.helpers import ROOT, TINY, use_tiny
+from tests.helpers import ROOT, TINY, save_random_vit, use_tiny
 
 
 def extractor(patch=16, sha256="0" * 64):
@@ -65,9 +66,8 @@ def test_nothing_of_the_vit_is_trained_or_saved():
     backbone = FrozenViT(extractor())
     parent = nn.Sequential(backbone, nn.Conv2d(16, 4, 1))
     assert list(backbone.parameters()) == []
-    assert list(backbone.buffers()) == []
-    assert backbone.state_dict() == {}
-    assert set(parent.state_dict()) == {"1.weight", "1.bias"}
+    assert set(backbone.state_dict()) == {"network"}  # which it was, in 160 bytes
+    assert set(parent.state_dict()) == {"0.network", "1.weight", "1.bias"}
     parent.train()
     assert not backbone.extractor.vit.training
     tokens = backbone(images().requires_grad_())["tokens"]
@@ -210,6 +210,7 @@ def test_a_cache_needs_images_that_come_again():
         ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN_SAMPLING choice"),
         ("INPUT.CROP.ENABLED", True, "INPUT.CROP.ENABLED False"),
         ("MODEL.FROZEN_VIT.SQUARE_PAD", 0, "MODEL.FROZEN_VIT.SQUARE_PAD above 0"),
+        ("MODEL.FROZEN_VIT.LORA.RANK", 4, "MODEL.FROZEN_VIT.LORA.RANK 0 (a tuned ViT"),
     ):
         with pytest.raises(UserError) as caught:
             check_cacheable(config(**{key: value}))
@@ -257,6 +258,50 @@ def test_the_base_config_detects(base):
     assert result["instances"].image_size == (140, 200)
     assert len(result["instances"]) > 0
     assert not [name for name in model.state_dict() if "vit" in name or "blocks" in name]
+
+
+def test_a_tuned_vit_trains_through_the_detector(base):
+    base.MODEL.FROZEN_VIT.LORA.RANK = 2
+    base.MODEL.FROZEN_VIT.LORA.ALPHA = 8.0
+    pyramid = build_backbone(base)
+    assert {matrices.scale for matrices in pyramid.net.lora.values()} == {4.0}
+    pyramid(torch.ones(1, 3, 64, 64))["p4"].square().sum().backward()
+    trained = {name for name, p in pyramid.net.named_parameters() if p.grad.abs().max() > 0}
+    assert trained == {f"lora.{key}.up" for key in pyramid.net.lora}  # the others once these are
+
+
+def test_a_checkpoint_is_held_to_its_network(base, tmp_path, monkeypatch):
+    model = build_model(base)
+    checkpointer = DetectionCheckpointer(model, str(tmp_path))
+    checkpointer.save("detector")
+    checkpointer.load(str(tmp_path / "detector.pth"))
+    first = model.backbone.net.extractor.weights_sha256
+    base.MODEL.FROZEN_VIT.WEIGHTS = str(save_random_vit(TINY, tmp_path / "others.pth", seed=1))
+    other = build_model(base)
+    second = other.backbone.net.extractor.weights_sha256
+    assert first != second
+    with pytest.raises(UserError) as caught:
+        DetectionCheckpointer(other).load(str(tmp_path / "detector.pth"))
+    assert str(caught.value).startswith(
+        f"the checkpoint was trained on tiny (weights SHA-256 {first}), not on tiny (weights "
+        f"SHA-256 {second}): set MODEL.FROZEN_VIT.BACKBONE"
+    )
+
+
+def test_a_checkpoint_that_does_not_say_its_network_is_taken_with_a_warning(caplog):
+    backbone = FrozenViT(extractor())
+    assert backbone.load_state_dict({}).missing_keys == []
+    assert "does not say which ViT it was trained on; tiny (weights SHA-256 000" in caplog.text
+    assert backbone.load_state_dict(backbone.state_dict()).missing_keys == []
+    assert caplog.text.count("does not say") == 1
+
+
+def test_which_network_it_was_fits_for_all_backbones():
+    for name in BACKBONES:
+        backbone = dataclasses.replace(TINY, name=name, width=16)
+        source = extractor(sha256="f" * 64)
+        source.backbone = backbone
+        assert FrozenViT(source).network.shape == (160,)
 
 
 def test_the_default_backbone_has_a_patch_that_fits_the_pyramid():
