@@ -54,7 +54,9 @@ def main() -> int:
         write_json(args.report, dataclasses.asdict(found), indent=1)
     if args.gallery:
         images = _pictures(CocoFile(args.labels), Path(args.images), args.count)
-        page = write_gallery(args.gallery, Path(args.labels).name, lines[:3], images)
+        page = write_gallery(
+            args.gallery, Path(args.labels).name, lines[:2], found.histogram(), images
+        )
         print(f"to look at: {page}")
     return EXIT_FAILURES if found.problems else EXIT_OK
 
@@ -65,10 +67,13 @@ def _lines(found: Validation) -> Iterator[str]:
         "no scores" if found.scores is None else "scores {:.4g} to {:.4g}".format(*found.scores)
     )
     yield f"{found.images} images, {found.masks} masks, {scores}"
-    counts = ", ".join(f"{number}: {count}" for number, count in found.masks_per_image.items())
-    yield f"images by number of masks: {counts}"
     reasons = ", ".join(f"{reason}: {count}" for reason, count in found.empty.items())
     yield f"images without a mask: {reasons or 'none'}"
+    yield "images by number of masks:"
+    histogram = found.histogram()
+    most = max(1, *(count for _, count in histogram))
+    for number, count in histogram:
+        yield f"    {number:>9} {count:>9} {'#' * -(-40 * count // most)}".rstrip()
     if not found.problems:
         yield "nothing is wrong"
     for problem, count in sorted(found.problems.items()):

@@ -20,6 +20,7 @@ from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.json_stream import JsonStream
 
 NAMED = 5  # examples of each kind of problem
+BINS = 12  # of the histogram, and one more for images without masks
 _MAX_SIDE = 65535  # pixels; pycocotools counts the pixels of an image in 32 bits
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _TAG = 0x0112
@@ -46,6 +47,23 @@ class Validation:
     scores: tuple[float, float] | None = None
     problems: collections.Counter = field(default_factory=collections.Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def histogram(self) -> list[tuple[str, int]]:
+        """Numbers of masks (``"0"``, ``"1-5"``), and how many images have so many.
+
+        Example:
+            >>> Validation(masks_per_image={0: 4, 1: 2, 3: 1}).histogram()
+            [('0', 4), ('1', 2), ('2', 0), ('3', 1)]
+        """
+        most = max(self.masks_per_image, default=0)
+        widths = (step * 10**power for power in range(9) for step in (1, 2, 5))
+        width = next(width for width in widths if width * BINS >= most)
+        bins = [("0", self.masks_per_image.get(0, 0))]
+        for first in range(1, most + 1, width):
+            numbers = range(first, first + width)
+            name = str(first) if width == 1 else f"{first}-{numbers[-1]}"
+            bins.append((name, sum(self.masks_per_image.get(n, 0) for n in numbers)))
+        return bins
 
     def note(self, problem: str, example: str) -> None:
         """Count a problem."""

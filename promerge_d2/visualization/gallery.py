@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from promerge_d2.utils.files import atomic_path, make_folder
-from promerge_d2.visualization.overlay import draw_masks
+from promerge_d2.visualization.overlay import color_of
 
 _SIDE = 640  # pixels of a picture's longer side
+_ROUGH = 0.8  # pixels that an outline may be off
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,24 @@ class Labelled:
 
 
 def write_gallery(
-    folder: str | os.PathLike, title: str, summary: Sequence[str], images: Iterable[Labelled]
+    folder: str | os.PathLike,
+    title: str,
+    summary: Sequence[str],
+    histogram: Sequence[tuple[str, int]],
+    images: Iterable[Labelled],
 ) -> Path:
     """Write ``index.html`` and a picture an image into a folder.
 
     The page can be narrowed to a reason, to numbers of masks, and to images with a mask of at
     least some score; addresses such as ``index.html#masks=0-0`` or ``#score=0.5`` do it at once.
+    Masks lie over the pictures as outlines, the best few of each image, as many as are asked for
+    (``#best=3``); a click makes a picture large.
 
     Args:
         folder: made if need be.
         title: heading and window title.
         summary: paragraphs at the top.
+        histogram: numbers of masks in words, and how many images have so many.
         images: drawn one by one.
 
     Returns:
@@ -57,11 +65,12 @@ def write_gallery(
     folder = make_folder(folder)
     cards, reasons = [], {}
     for number, image in enumerate(images):
-        picture = f"{number:05d}.jpg"
-        with atomic_path(folder / picture) as part:
-            _shrink(draw_masks(image.photograph, image.masks)).save(part, "JPEG", quality=85)
+        name = f"{number:05d}.jpg"
+        picture = _shrink(image.photograph)
+        with atomic_path(folder / name) as part:
+            Image.fromarray(picture).save(part, "JPEG", quality=85)
         reasons[image.reason] = reasons.get(image.reason, 0) + 1
-        cards.append(_card(image, picture))
+        cards.append(_card(image, name, _outlines(image, *picture.shape[:2])))
     options = "".join(
         f'<option value="{escape(reason)}">{escape(reason)} ({count})</option>'
         for reason, count in sorted(reasons.items())
@@ -70,6 +79,7 @@ def write_gallery(
     page = (
         _PAGE.replace("{title}", escape(title))
         .replace("{summary}", "".join(f"<p>{escape(text)}</p>" for text in summary))
+        .replace("{bars}", _bars(histogram))
         .replace("{options}", options)
         .replace("{cards}", "\n".join(cards))
     )
@@ -78,7 +88,16 @@ def write_gallery(
     return folder / "index.html"
 
 
-def _card(image: Labelled, picture: str) -> str:
+def _bars(histogram: Sequence[tuple[str, int]]) -> str:
+    most = max((count for _, count in histogram), default=0) or 1
+    return "".join(
+        f'<span title="{count} images"><i style="height: {-(-60 * count // most)}px">'
+        f"</i>{escape(masks)}</span>"
+        for masks, count in histogram
+    )
+
+
+def _card(image: Labelled, picture: str, outlines: str) -> str:
     scores = [score for score in image.scores if score is not None]
     best = f"{max(scores):.4g}" if scores else ""
     told = image.reason
@@ -88,16 +107,43 @@ def _card(image: Labelled, picture: str) -> str:
     return (
         f'<figure data-masks="{len(image.masks)}" data-score="{best}" '
         f'data-reason="{escape(image.reason)}">'
-        f'<a href="{picture}"><img loading="lazy" src="{picture}" alt="{escape(image.name)}"></a>'
+        f'<div><img loading="lazy" src="{picture}" alt="{escape(image.name)}">{outlines}</div>'
         f"<figcaption>{escape(image.name)}<br><b>{escape(told)}</b></figcaption></figure>"
     )
 
 
-def _shrink(picture: np.ndarray) -> Image.Image:
+def _outlines(image: Labelled, height: int, width: int) -> str:
+    """The masks as an SVG of the picture's size, large ones below; ranks go by score."""
+    scores = [0.0 if score is None else score for score in image.scores]
+    ranked = sorted(range(len(scores)), key=lambda index: -scores[index])
+    rank = {index: place for place, index in enumerate(ranked)}
+    areas = [np.count_nonzero(mask) for mask in image.masks]
+    paths = []
+    for index in sorted(rank, key=lambda index: -areas[index]):
+        mask = np.asarray(image.masks[index], np.uint8)
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+        outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        outlines = [cv2.approxPolyDP(outline, _ROUGH, True)[:, 0] for outline in outlines]
+        # pixels' centres, so that an outline does not lie a half off
+        d = "".join(
+            "M" + "L".join(f"{x}.5,{y}.5" for x, y in outline.tolist()) + "z"
+            for outline in outlines
+        )
+        color = "#{:02x}{:02x}{:02x}".format(*color_of(rank[index]))
+        score = image.scores[index]
+        told = f"mask {rank[index] + 1}" + ("" if score is None else f", score {score:.4g}")
+        paths.append(
+            f'<path data-rank="{rank[index]}" fill="{color}" stroke="{color}" d="{d}">'
+            f"<title>{told}</title></path>"
+        )
+    return f'<svg viewBox="0 0 {width} {height}">{"".join(paths)}</svg>'
+
+
+def _shrink(picture: np.ndarray) -> np.ndarray:
     scale = _SIDE / max(picture.shape[:2])
     if scale < 1:
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return Image.fromarray(picture)
+    return picture
 
 
 _PAGE = """<!DOCTYPE html>
@@ -119,21 +165,33 @@ input, select, button { font: inherit; }
 output { font-weight: 600; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
 figure { margin: 0; }
-figure[hidden] { display: none; }
+figure[hidden], path[hidden] { display: none; }
+figure div { position: relative; cursor: zoom-in; }
+figure.large { grid-column: 1 / -1; }
+figure.large div { cursor: zoom-out; max-width: 66rem; }
 img { width: 100%; aspect-ratio: 4 / 3; object-fit: contain; background: #8882;
   border-radius: 4px; display: block; }
+svg { position: absolute; inset: 0; width: 100%; height: 100%; }
+path { fill-opacity: 0.3; fill-rule: evenodd; stroke-width: 1.5;
+  vector-effect: non-scaling-stroke; }
+path:hover { fill-opacity: 0.6; stroke-width: 3; }
+.bars { display: flex; align-items: flex-end; gap: 6px; margin: 0.6rem 0; font-size: 0.75rem; }
+.bars span { display: flex; flex-direction: column; align-items: center; min-width: 1.6rem; }
+.bars i { width: 100%; background: #4a90d9; }
 figcaption { font-size: 0.85rem; overflow-wrap: anywhere; }
 </style>
 </head>
 <body>
 <h1>{title}</h1>
 {summary}
+<div class="bars">{bars} &nbsp; masks an image, all images of the file</div>
 <form>
 <label>Reason <select name="reason"><option value="">any</option>{options}</select></label>
 <label>Masks from <input name="from" type="number" min="0"></label>
 <label>to <input name="to" type="number" min="0"></label>
 <label>Best score at least <input name="score" type="number" step="any"></label>
-<button type="reset">all</button>
+<label>Draw the best <input name="best" type="number" min="0" value="10"> of each</label>
+<button type="reset">reset</button>
 <output></output>
 </form>
 <main>
@@ -154,6 +212,9 @@ function show() {
       && (wanted.score === "" || (score !== "" && +score >= +wanted.score));
     figure.hidden = !fits;
     shown += fits;
+    if (!fits) continue;
+    for (const path of figure.querySelectorAll("path"))
+      path.toggleAttribute("hidden", wanted.best !== "" && +path.dataset.rank >= +wanted.best);
   }
   form.querySelector("output").textContent = `${shown} of ${figures.length} shown`;
 }
@@ -166,9 +227,14 @@ function readAddress() {
     form.elements.from.value = from;
     form.elements.to.value = to ?? "";
   }
+  if (asked.has("best")) form.elements.best.value = asked.get("best");
   if (asked.has("score")) form.elements.score.value = asked.get("score");
   show();
 }
+document.querySelector("main").addEventListener("click", (event) => {
+  if (event.target.closest("figure div"))
+    event.target.closest("figure").classList.toggle("large");
+});
 form.addEventListener("input", show);
 form.addEventListener("reset", () => setTimeout(show));
 form.addEventListener("submit", (event) => event.preventDefault());

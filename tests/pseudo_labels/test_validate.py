@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from promerge_d2.pseudo_labels.validate import validate_labels
+from promerge_d2.pseudo_labels.validate import Validation, validate_labels
 from promerge_d2.utils.errors import UserError
 from tests.helpers import coco_json, photo, run_tool, save_image, square
 
@@ -32,6 +32,15 @@ def test_a_good_file(labels, tmp_path):
     assert found.masks_per_image == {0: 1, 1: 1, 2: 1}
     assert found.empty == {"no_foreground": 1}
     assert not found.problems
+
+
+def test_the_histogram_has_a_dozen_bins():
+    found = Validation(masks_per_image={0: 4, 1: 2, 5: 1, 6: 3, 23: 2})
+    assert found.histogram() == [
+        *(("0", 4), ("1-2", 2), ("3-4", 0), ("5-6", 4), ("7-8", 0), ("9-10", 0), ("11-12", 0)),
+        *(("13-14", 0), ("15-16", 0), ("17-18", 0), ("19-20", 0), ("21-22", 0), ("23-24", 2)),
+    ]
+    assert Validation().histogram() == [("0", 0)]
 
 
 def first(key, **values):
@@ -116,8 +125,9 @@ def test_the_tool_says_what_is_there(labels, tmp_path, monkeypatch, capsys):
     assert run_tool(monkeypatch, "validate_labels.py", labels, *more) == 0
     assert capsys.readouterr().out.splitlines() == [
         "3 images, 3 masks, scores 0.25 to 1",
-        "images by number of masks: 0: 1, 1: 1, 2: 1",
         "images without a mask: no_foreground: 1",
+        "images by number of masks:",
+        *(f"            {number}         1 {'#' * 40}" for number in range(3)),
         "nothing is wrong",
         f"to look at: {tmp_path}/pages/index.html",
     ]

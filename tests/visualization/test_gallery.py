@@ -24,7 +24,8 @@ def page(tmp_path):
         Labelled("none.png", np.full((2000, 1000, 3), 90, np.uint8), [], [], "no_foreground"),
         Labelled("small.png", photo(), [], [], "small_background"),
     ]
-    return write_gallery(tmp_path / "pages", "labels.json", ["5 images, 4 masks"], images)
+    bars = [("0", 2), ("1-2", 30)]
+    return write_gallery(tmp_path / "pages", "labels.json", ["5 images, 4 masks"], bars, images)
 
 
 def test_a_picture_an_image(page):
@@ -32,9 +33,30 @@ def test_a_picture_an_image(page):
     assert [picture.name for picture in pictures] == [f"{n:05d}.jpg" for n in range(5)]
     with Image.open(pictures[3]) as large, Image.open(pictures[0]) as small:
         assert (large.size, small.size) == ((320, 640), (144, 96))
-        drawn = np.asarray(small).astype(int)
-    assert abs(drawn[20:44, 90:115] - photo()[20:44, 90:115]).mean() > 10  # tinted
-    assert abs(drawn[:, :70] - photo()[:, :70]).mean() < 10
+        plain = np.asarray(small).astype(int)
+    assert abs(plain - photo()).mean() < 10
+
+
+def test_masks_are_outlines_over_the_picture(tmp_path):
+    hole = square(96, 144, 84, 16, 120, 48)
+    hole[24:40, 96:108] = False
+    small = square(96, 144, 0, 0, 4, 4)
+    image = Labelled("a.png", photo(), [small, hole], [0.25, 0.5])
+    text = write_gallery(tmp_path, "t", [], [], [image]).read_text()
+    svg = re.search(r"<svg.*?</svg>", text)[0]
+    assert svg.startswith('<svg viewBox="0 0 144 96"><path data-rank="0"')  # the larger below
+    assert '<title>mask 1, score 0.5</title></path><path data-rank="1"' in svg
+    first, second = re.findall(r' d="(.*?)"', svg)
+    assert first.startswith("M84.5,16.5L84.5,47.5L119.5,47.5L119.5,16.5zM")
+    assert first.count("M") == 2  # with the hole
+    assert second == "M0.5,0.5L0.5,3.5L3.5,3.5L3.5,0.5z"
+
+
+def test_bars_are_as_high_as_their_counts(page):
+    bars = re.findall(
+        r'<span title="(\d+) images"><i style="height: (\d+)px"></i>(.*?)<', page.read_text()
+    )
+    assert bars == [("2", "4", "0"), ("30", "60", "1-2")]
 
 
 def test_names_are_text(page):
@@ -50,6 +72,7 @@ def shown(page, address=""):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     figures = re.findall(r"<figure([^>]*)>.*?<figcaption>(.*?)<br>", done.stdout, re.DOTALL)
     names = [name for attributes, name in figures if "hidden" not in attributes]
+    shown.paths = len(re.findall(r"<path(?![^>]*hidden)", done.stdout))
     return names, re.search(r"<output>(.*?)</output>", done.stdout)[1]
 
 
@@ -66,3 +89,9 @@ def shown(page, address=""):
 )
 def test_the_page_is_narrowed(page, address, names):
     assert shown(page, address) == (names, f"{len(names)} of 5 shown")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_only_the_best_masks_are_drawn(page):
+    assert shown(page, "#best=1&masks=2-2")[0] == ["two.png"]
+    assert shown.paths == 3  # of three pictures; the second mask of one of them is hidden
