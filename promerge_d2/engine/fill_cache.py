@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import detectron2.data.transforms as T
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import get_detection_dataset_dicts
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_backbone
 from detectron2.structures import ImageList
 
+from promerge_d2.data.loader import training_images
+from promerge_d2.data.mapper import LabelChoice
 from promerge_d2.pseudo_labels.pipeline import choose_workers
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.progress import progress
@@ -77,12 +78,15 @@ def views_of(cfg: CfgNode) -> dict[str, list[View]]:
         for copy in dict.fromkeys(["none", flip])
     ]
     test = [View(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+    keep = None
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        keep = LabelChoice.from_config(cfg).has_target
     found: dict[str, dict[View, None]] = {}
-    for names, views in ((cfg.DATASETS.TRAIN, train), (cfg.DATASETS.TEST, test)):
-        if not names:
-            continue
-        keep_empty = names is cfg.DATASETS.TEST or not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        for image in get_detection_dataset_dicts(names, filter_empty=not keep_empty):
+    for names, views, wanted in (
+        (cfg.DATASETS.TRAIN, train, keep),
+        (cfg.DATASETS.TEST, test, None),
+    ):
+        for image in training_images(names, wanted).dicts if names else ():
             found.setdefault(image["file_name"], {}).update(dict.fromkeys(views))
     return {file: list(views) for file, views in found.items()}
 
