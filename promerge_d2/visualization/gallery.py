@@ -190,7 +190,7 @@ figcaption { font-size: 0.85rem; overflow-wrap: anywhere; }
 <label>Masks from <input name="from" type="number" min="0"></label>
 <label>to <input name="to" type="number" min="0"></label>
 <label>Best score at least <input name="score" type="number" step="any"></label>
-<label>Draw the best <input name="best" type="number" min="0" value="10"> of each</label>
+<label>Draw the best <input name="best" type="number" min="0" value="5"> of each</label>
 <button type="reset">reset</button>
 <output></output>
 </form>
