@@ -15,8 +15,8 @@ import promerge_d2  # noqa: F401 - registers heads and backbones
 from promerge_d2.engine.detector import DetectorLabeler
 from promerge_d2.engine.setup import check_device, check_weights, read_config
 from promerge_d2.pseudo_labels import list_images
-from promerge_d2.pseudo_labels.inputs import TarImage
 from promerge_d2.pseudo_labels.merge import CATEGORIES
+from promerge_d2.pseudo_labels.pipeline import Job
 from promerge_d2.utils.cli import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
@@ -81,8 +81,8 @@ def main() -> int:
     ids = itertools.count(1)
     for image_id, (name, source, picture) in enumerate(images, start=1):
         try:
-            found = detector.detect(opened(source))
-            pixels = load_image(opened(source))
+            found = detector.detect(source.open())
+            pixels = load_image(source.open())
         except ImageError as error:
             failures.append(error)
             continue
@@ -106,7 +106,7 @@ def main() -> int:
     return EXIT_OK
 
 
-def name_pictures(inputs: list[str], output: str) -> list[tuple[str, Path | TarImage, Path]]:
+def name_pictures(inputs: list[str], output: str) -> list[tuple[str, Job, Path]]:
     """Each image's name, what to open, and its PNG.
 
     Raises:
@@ -114,7 +114,7 @@ def name_pictures(inputs: list[str], output: str) -> list[tuple[str, Path | TarI
             images have one name.
     """
     lists = [list_images(source) for source in inputs]
-    images = [(file.name, file.under(found.root)) for found in lists for file in found.files]
+    images = [(file.name, Job(file.under(found.root))) for found in lists for file in found.files]
     path = Path(output)
     if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
         if path.suffix.lower() != ".png":
@@ -131,11 +131,6 @@ def name_pictures(inputs: list[str], output: str) -> list[tuple[str, Path | TarI
             )
     # the whole name: a.jpg and a.png differ, and no photograph is written over
     return [(name, source, path / f"{name}.png") for name, source in images]
-
-
-def opened(source: Path | TarImage) -> object:
-    """What to read the photograph from."""
-    return source.open() if isinstance(source, TarImage) else source
 
 
 def told(count: int, threshold: float, scores: list[float]) -> str:

@@ -33,6 +33,7 @@ from promerge_d2.pseudo_labels.arguments import (
 )
 from promerge_d2.pseudo_labels.combine import Rules, check_labels
 from promerge_d2.pseudo_labels.inputs import ImageList
+from promerge_d2.pseudo_labels.merge import tell
 from promerge_d2.pseudo_labels.store import writing
 from promerge_d2.utils.cli import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
@@ -198,15 +199,18 @@ def label(args: argparse.Namespace, images: ImageList, target: Path, share: Shar
     engine = share.engine(len(images.files) // share.shards, args.device)
     if args.engine == "ray":
         args.device = "cpu"  # here; the GPUs are elsewhere
-    label_images(
+    labeler = labeler_from(args)
+    summary = label_images(
         images,
         target,
-        labeler_from(args),
+        labeler,
         args.preset,
         engine=engine,
         shard=share.shard,
         shards=share.shards,
     )
+    print(f"{summary.masks} masks on {summary.images} images: {target}")
+    tell(summary, labeler.reasons)
 
 
 if __name__ == "__main__":

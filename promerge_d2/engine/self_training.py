@@ -20,17 +20,19 @@ import contextlib
 import logging
 import math
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.multiprocessing.spawn import ProcessException
 
 from promerge_d2.data import check_datasets, register_from_config
 from promerge_d2.engine.detector import DetectorLabeler
@@ -39,6 +41,7 @@ from promerge_d2.engine.trainer import ProMergeTrainer
 from promerge_d2.pseudo_labels import label_images, merge_labels, parts_of
 from promerge_d2.pseudo_labels.combine import Rules, combine_labels, count_masks
 from promerge_d2.pseudo_labels.inputs import ImageList
+from promerge_d2.pseudo_labels.merge import tell
 from promerge_d2.pseudo_labels.pipeline import Engine, LocalEngine
 from promerge_d2.pseudo_labels.store import NotFinished, Store, locked
 from promerge_d2.utils.differences import differences
@@ -335,15 +338,12 @@ def _predict(
     """Detections of a shard of the images; by default this process's of those that run."""
     if shards is None:
         shard, shards = comm.get_rank(), comm.get_world_size()
-    label_images(
-        images,
-        output,
-        DetectorLabeler(cfg, min_score),
-        config,
-        engine=engine,
-        shard=shard,
-        shards=shards,
+    detector = DetectorLabeler(cfg, min_score)
+    summary = label_images(
+        images, output, detector, config, engine=engine, shard=shard, shards=shards
     )
+    print(f"{summary.masks} detections on {summary.images} images: {output}")
+    tell(summary, detector.reasons)
 
 
 # Training
@@ -393,12 +393,24 @@ def _launch(work: Callable, processes: int, args: tuple, what: str) -> None:
         NotFinished: one of them stopped.
     """
     try:
-        launch(work, processes, dist_url="auto", args=args)
-    except torch.multiprocessing.ProcessException as error:
+        launch(_work_for, processes, dist_url="auto", args=(os.getpid(), work, args))
+    except ProcessException as error:
         raise NotFinished(
             f"{what} stopped: {str(error).strip().splitlines()[-1]}; what is done is kept: run the "
             "same command again"
         ) from error
+
+
+def _work_for(parent: int, work: Callable, args: tuple) -> None:
+    """Work, until the parent is gone: what goes on in the same folder must be alone there."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    work(*args)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 @contextlib.contextmanager

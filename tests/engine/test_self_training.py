@@ -12,6 +12,7 @@ import torch
 import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
+from torch.multiprocessing import ProcessExitedException
 
 from promerge_d2.engine import self_training
 from promerge_d2.engine.self_training import (
@@ -24,7 +25,7 @@ from promerge_d2.engine.self_training import (
 from promerge_d2.pseudo_labels import LocalEngine, list_images
 from promerge_d2.pseudo_labels.combine import Rules
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
-from promerge_d2.pseudo_labels.store import locked
+from promerge_d2.pseudo_labels.store import NotFinished, locked
 from promerge_d2.utils.errors import UserError
 from tests.helpers import photo, save_image
 from tests.pseudo_labels.helpers import in_a_fork
@@ -193,6 +194,15 @@ def hold(lock, told):
     with locked(lock, "a test"):
         told.touch()
         time.sleep(60)
+
+
+def test_a_process_that_dies_is_told(monkeypatch):
+    def launch(*_, **__):
+        raise ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 7, -9)
+
+    monkeypatch.setattr(self_training, "launch", launch)
+    with pytest.raises(NotFinished, match="training of round 1 stopped: process 1 terminated with"):
+        self_training._launch(print, 2, (), "training of round 1")
 
 
 def test_images_in_tars_are_refused(begun, tmp_path):
