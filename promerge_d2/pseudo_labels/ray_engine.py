@@ -35,6 +35,7 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
+RETRIES = 3  # of what was lost with a process or a node; Ray Data's own default is for ever
 WINDOW = 4096  # images given to Ray at once; at the end of each the cluster runs dry for a moment
 
 
@@ -106,23 +107,25 @@ class RayEngine:
             "batch_format": "pyarrow",
             "zero_copy_batch": True,
         }
+        tasks = {"max_retries": RETRIES, **options}
         blocks = -(-len(window) // size)
         return (
             ray.data.from_items(
                 [{"state": pickle.dumps((job, None))} for job in window],
                 override_num_blocks=blocks,
             )
-            .map_batches(functools.partial(_each, lambda job, _: steps.decode(job)), **options)
+            .map_batches(functools.partial(_each, lambda job, _: steps.decode(job)), **tasks)
             .map_batches(
                 _Network,
                 fn_constructor_args=(shared, self.device),
                 compute=ray.data.ActorPoolStrategy(size=actors),
+                max_task_retries=RETRIES,
                 **resources,
                 **options,
             )
             .map_batches(
                 functools.partial(_each, lambda job, prepared: steps.finish(prepared, job)),
-                **options,
+                **tasks,
             )
             .iter_batches(batch_size=None, batch_format="pyarrow")
         )
