@@ -11,9 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from promerge_d2.benchmark.evaluation import evaluation_markdown, run_evaluation
 from promerge_d2.benchmark.harness import Plan, spread
 from promerge_d2.benchmark.methods import Workload
-from promerge_d2.benchmark.report import plot, summary, write_markdown
+from promerge_d2.benchmark.report import markdown, plot, summary, write_markdown
 from promerge_d2.benchmark.run import run_benchmark
 from promerge_d2.features import BACKBONES, get_backbone
 from promerge_d2.features.weights import OFFLINE_BACKBONE
@@ -44,6 +45,12 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
     parser.add_argument("--full", action="store_true", help="sweep grids, prompts, masks, workers")
     parser.add_argument(
+        "--evaluation",
+        action="store_true",
+        help="measure evaluation instead, beside plain pycocotools on synthetic detections "
+        "(docs/zero_shot.md); takes no images and no plot",
+    )
+    parser.add_argument(
         "--store", action="store_true", help="nothing but the store of labels and its workers"
     )
     parser.add_argument(
@@ -56,6 +63,8 @@ def main() -> int:
     args = parser.parse_args()
     for file in filter(None, (args.json, args.markdown, args.plot)):
         check_writable(file)
+    if args.evaluation:
+        return measure_evaluation(args.json, args.markdown)
     settings = dict(pair.split("=", 1) for pair in args.set if "=" in pair)
     if len(settings) < len(args.set):
         raise UserError(f"--set takes NAME=VALUE, each name once, not {' '.join(args.set)}")
@@ -78,8 +87,20 @@ def main() -> int:
     if args.plot:
         plot(results, args.plot)
     if args.markdown:
-        write_markdown(results, args.markdown)
+        write_markdown(markdown(results), args.markdown)
     print(summary(results))
+    return EXIT_OK
+
+
+def measure_evaluation(json: Path | None, page: Path | None) -> int:
+    """The part of ``--evaluation``."""
+    figures = run_evaluation()
+    text = evaluation_markdown(figures)
+    if json:
+        write_json(json, dict(sorted(figures.items())), indent=1)
+    if page:
+        write_markdown(text, page)
+    print(text)
     return EXIT_OK
 
 

@@ -99,7 +99,7 @@ def main() -> None:
     results = {t: metrics_of(found) for t, found in matches.items()}
     counts = {
         "images": len(ground_truth.images),
-        "ground_truth_objects": sum(not obj.crowd for obj in ground_truth.objects),
+        "ground_truth_objects": int((~ground_truth.objects.crowd).sum()),
         "predictions": len(predictions.instances),
     }
     print(format_table(results))

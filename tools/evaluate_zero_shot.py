@@ -7,9 +7,10 @@ Examples:
     python tools/evaluate_zero_shot.py --config-file configs/promerge_cascade.yaml \
         --output zero_shot MODEL.WEIGHTS output/model_final.pth
 
-Predictions are a file (scored on every data set that has its images) or a folder with a file
-cls_agnostic_coco.json and so on for each data set; what a detector predicts is kept in such a
-folder, OUTPUT/predictions/detector, and reused. Several runs are compared with the first one that
+Predictions are a file (scored on every data set that has its images) or a folder with a file for
+each data set, cls_agnostic_coco.json or coco.json and so on. --config-file goes together with
+--predictions: its run is called detector. What a detector predicts is kept in such a folder,
+OUTPUT/predictions/detector, and reused. Several runs are compared with the first one that
 has predictions on a data set. In OUTPUT: index.html, results.json, results.csv, results.md.
 """
 
@@ -68,6 +69,12 @@ def parse_args() -> argparse.Namespace:
         help="match up to N an image and add ARN where predictions keep more than 100 (default "
         "100); AP and the other AR always count 100",
     )
+    parser.add_argument(
+        "--only-listed",
+        action="store_true",
+        help="score on the images that every run lists; by default the others count as images "
+        "without predictions",
+    )
     parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0])
     parser.add_argument(
         "--resamples", type=int, default=1000, help="of the bootstrap; 0 for no intervals"
@@ -116,6 +123,7 @@ def main() -> int:
             backend=args.backend,
             resamples=args.resamples,
             seed=args.seed,
+            only_listed=args.only_listed,
         )
         scores += found
         not_run |= {f"{data_set.name}, {run}": reason for run, reason in without.items()}

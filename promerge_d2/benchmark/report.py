@@ -251,8 +251,8 @@ def summary(results: Results) -> str:
     return "\n".join([*lines, *results.notes])
 
 
-def write_markdown(results: Results, path: Path) -> None:
-    """Write the tables; in a file that has ``BEGIN`` and ``END``, between these."""
+def write_markdown(tables: str, path: Path) -> None:
+    """Write tables; in a file that has ``BEGIN`` and ``END``, between these."""
     text = path.read_text(encoding="utf-8") if path.is_file() else f"{BEGIN}\n{END}\n"
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise UserError(
@@ -261,7 +261,7 @@ def write_markdown(results: Results, path: Path) -> None:
         )
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     with atomic_path(path) as part:
-        part.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{after}", encoding="utf-8")
+        part.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
 
 
 def plot(results: Results, path: Path) -> None:

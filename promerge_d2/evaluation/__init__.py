@@ -20,13 +20,13 @@ from promerge_d2.evaluation.class_agnostic import (
 from promerge_d2.evaluation.coco_json import (
     GroundTruth,
     ImageInfo,
-    Instance,
     PredictionFile,
     parse_ground_truth,
     parse_predictions,
     read_ground_truth,
     read_predictions,
 )
+from promerge_d2.evaluation.instances import Instance, InstanceTable
 from promerge_d2.evaluation.matches import METRICS, Matches, match_instances
 from promerge_d2.evaluation.matching import MATCH_MODES, Predictions, place_predictions
 
@@ -42,6 +42,7 @@ __all__ = [
     "GroundTruth",
     "ImageInfo",
     "Instance",
+    "InstanceTable",
     "Matches",
     "PredictionFile",
     "Predictions",

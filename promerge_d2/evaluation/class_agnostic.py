@@ -67,17 +67,17 @@ def check_iou_types(
     """
     if iou_types is None:
         sides = (ground_truth.objects, predictions.instances)
-        box_only = any(side and all(item.rle is None for item in side) for side in sides)
+        box_only = any(0 < len(side) == len(side.without_mask) for side in sides)
         iou_types = IOU_TYPES[:1] if box_only else IOU_TYPES
     for iou_type in iou_types:
         if iou_type not in IOU_TYPES:
             raise UserError(f"unknown IoU type {iou_type!r}; choose from {', '.join(IOU_TYPES)}")
     if "segm" in iou_types:
-        for item in (*ground_truth.objects, *predictions.instances):
-            if item.rle is None:
+        for side in (ground_truth.objects, predictions.instances):
+            for row in side.without_mask[:1]:
                 raise UserError(
-                    f"{item.where}: it has no mask, so mask figures cannot be computed; add its "
-                    "segmentation, or evaluate boxes only (--iou-types bbox)"
+                    f"{side[row].where}: it has no mask, so mask figures cannot be computed; add "
+                    "its segmentation, or evaluate boxes only (--iou-types bbox)"
                 )
     return iou_types
 

@@ -9,23 +9,35 @@ or a bare result list as detectron2 and the released ProMerge write it, whose id
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 import os
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as mask_api
 
-from promerge_d2.evaluation.rle import to_rle
+from promerge_d2.evaluation.instances import (
+    Box,
+    Columns,
+    ImageId,
+    Instance,
+    InstanceTable,
+    Where,
+)
+from promerge_d2.evaluation.rle import sound, to_rle
 from promerge_d2.evaluation.sections import Sections
 from promerge_d2.utils.errors import UserError
 
-ImageId = int | str
-Box = tuple[float, float, float, float]
-
 _MAX_SIDE = 65535  # pixels; pycocotools counts the pixels of an image in 32 bits
+_BLOCK = 1000  # records and masks checked at once, few enough for the processor's cache
+_AREAS = 255  # pycocotools' area takes no more at once
+_PLAIN = frozenset((int, float))  # types of numbers; bool is none of them
+_NO_BOX = (math.nan,) * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +60,6 @@ class ImageInfo:
         return f"{self.file_name} (id {self.id!r})" if self.file_name else f"id {self.id!r}"
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One object of the ground truth, or one prediction.
-
-    Attributes:
-        where: names the record in messages.
-        image_id: the id of its image in the ground truth.
-        box: XYWH, pixels.
-        rle: the mask as compressed RLE, None without one.
-        area: pixels; for an object the file's own figure (it decides the size class), else of
-            the mask, else of the box.
-        crowd: objects only: a region whose predictions are not counted.
-        score: predictions only; higher is surer.
-    """
-
-    where: str
-    image_id: ImageId
-    box: Box
-    rle: dict[str, Any] | None
-    area: float
-    crowd: bool = False
-    score: float = 1.0
-
-
 @dataclass(frozen=True)
 class GroundTruth:
     """A ground-truth file.
@@ -84,31 +72,21 @@ class GroundTruth:
 
     name: str
     images: dict[ImageId, ImageInfo]
-    objects: list[Instance]
+    objects: InstanceTable
 
     @property
     def box_only(self) -> bool:
         """Whether there are objects and not one of them has a mask."""
-        return bool(self.objects) and all(obj.rle is None for obj in self.objects)
+        return 0 < len(self.objects) == len(self.objects.without_mask)
 
     def restricted_to(self, image_ids: set[ImageId]) -> GroundTruth:
         """The same ground truth with the images ``image_ids`` only."""
+        kept = np.array([image_id in image_ids for image_id in self.objects.image_ids], bool)
         return GroundTruth(
             self.name,
             {i: image for i, image in self.images.items() if i in image_ids},
-            [obj for obj in self.objects if obj.image_id in image_ids],
+            self.objects.take(np.flatnonzero(kept[self.objects.image])),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class RawPrediction:
-    """A prediction as read: box and score checked, its mask not yet, as that needs the image."""
-
-    where: str
-    image_id: ImageId
-    box: Box | None
-    segmentation: Any
-    score: float
 
 
 @dataclass(frozen=True)
@@ -118,14 +96,16 @@ class PredictionFile:
     Attributes:
         name: the file, for messages.
         images: its ``images`` section by id, None for a bare result list.
-        records: in the order of the file, crowds left out.
+        records: in the order of the file, crowds left out. Boxes and scores are checked; masks are
+            as the file has them, since they need their image, and NaN stands for the boxes and
+            areas that follow from them.
         crowds_dropped: how many crowd records were left out.
         without_score: how many of ``records`` had no score and got 1.0.
     """
 
     name: str
     images: dict[ImageId, ImageInfo] | None
-    records: list[RawPrediction]
+    records: InstanceTable
     crowds_dropped: int
     without_score: int
 
@@ -167,7 +147,8 @@ def _ground_truth(file: Sections) -> GroundTruth:
     images = read_images(file.records("images"), name)
     if not images:
         raise UserError(f"{name} lists no images, so there is nothing to evaluate on")
-    return GroundTruth(name, images, list(iter_objects(file.records("annotations"), images, name)))
+    objects = iter_objects(file.records("annotations"), images, name)
+    return GroundTruth(name, images, InstanceTable.of(name, "annotations", images, objects))
 
 
 def iter_objects(
@@ -232,40 +213,147 @@ def _predictions(file: Sections) -> PredictionFile:
     images = None
     if not file.is_list and file.has("images"):
         images = read_images(file.records("images"), name, need_size=False)
-    records = []
+    columns = Columns()
+    places = {image_id: i for i, image_id in enumerate(images or ())}
     crowds = without_score = 0
-    for index, record in enumerate(rows):
-        where = _where(name, section, index, record)
-        image_id = _image_id(_key(record, "image_id", where), where)
-        if images is not None and image_id not in images:
-            raise UserError(f"{where}: its image is not in the 'images' of the file")
-        if _is_crowd(record, where):
-            crowds += 1
+    for index, batch in _batches(rows):
+        if _add_plain(columns, index, batch, places, images is None):
             continue
-        box = _box(record, where)
-        segmentation = record["segmentation"] if _has_mask(record) else None
-        if box is None and segmentation is None:
-            raise UserError(f"{where}: it has neither a 'bbox' nor a 'segmentation'")
-        without_score += "score" not in record
-        score = _number(record.get("score", 1.0), "score", where)
-        records.append(RawPrediction(where, image_id, box, segmentation, score))
-    return PredictionFile(name, images, records, crowds, without_score)
+        for number, record in enumerate(batch, start=index):
+            where = _where(name, section, number, record)
+            image_id = _image_id(_key(record, "image_id", where), where)
+            if images is not None and image_id not in places:
+                raise UserError(f"{where}: its image is not in the 'images' of the file")
+            if _is_crowd(record, where):
+                crowds += 1
+                continue
+            box = _box(record, where)
+            mask, size = _raw_mask(record)
+            if box is None and mask is None:
+                raise UserError(f"{where}: it has neither a 'bbox' nor a 'segmentation'")
+            without_score += "score" not in record
+            score = _number(record.get("score", 1.0), "score", where)
+            place = places.setdefault(image_id, len(places))
+            columns.add(
+                number, record.get("id"), place, box or _NO_BOX, mask, size, math.nan, False, score
+            )
+    table = columns.table(name, section, list(places))
+    return PredictionFile(name, images, table, crowds, without_score)
 
 
-def make_prediction(raw: RawPrediction, image: ImageInfo) -> Instance:
-    """Check the mask of ``raw`` against its image of the ground truth and complete its box.
+def _batches(rows: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
+    """``_BLOCK`` records at a time, with the place of the first."""
+    rows, start = iter(rows), 0
+    while batch := list(itertools.islice(rows, _BLOCK)):
+        yield start, batch
+        start += len(batch)
+
+
+def _add_plain(
+    columns: Columns, index: int, batch: list[Any], places: dict[ImageId, int], new: bool
+) -> bool:
+    """Add records at once if all are as most are: with a box, a score, and nothing to object to.
+
+    Args:
+        columns: to add to.
+        index: place of the first record.
+        batch: the records.
+        places: of the images; with ``new``, unknown ones are added.
+        new: whether the file lists no images.
+
+    Returns:
+        Whether they were added; else they have to be looked at one by one.
+    """
+    try:
+        image_ids = [record["image_id"] for record in batch]
+        boxes = [record["bbox"] for record in batch]
+        scores = [record["score"] for record in batch]
+        numbers = [*itertools.chain.from_iterable(boxes), *scores]
+        plain = (
+            {int, str}.issuperset(map(type, image_ids))
+            and _PLAIN.issuperset(map(type, numbers))
+            and set(map(len, boxes)) == {4}
+            and all(record.get("iscrowd", 0) == 0 for record in batch)
+            and (new or places.keys() >= set(image_ids))
+        )
+        values = np.array(numbers if plain else (), np.float64)
+    except (KeyError, TypeError, AttributeError, OverflowError):
+        return False
+    box, score = values[: 4 * len(batch)].reshape(-1, 4), values[4 * len(batch) :]
+    if not plain or not np.isfinite(values).all() or (box[:, 2:] < 0).any():
+        return False
+    masks = [_raw_mask(record) for record in batch]
+    image = [places.setdefault(image_id, len(places)) for image_id in image_ids]
+    ids = [record.get("id") for record in batch]
+    columns.extend(index, ids, image, box, masks, score)
+    return True
+
+
+def _raw_mask(record: dict[str, Any]) -> tuple[Any, tuple[int, int]]:
+    """The counts of a compressed RLE as bytes, with its height and width; all else as it is."""
+    mask = record.get("segmentation")
+    if mask in (None, [], {}):
+        return None, (0, 0)
+    if isinstance(mask, dict) and isinstance(mask.get("counts"), str):
+        size = mask.get("size")
+        sides = isinstance(size, list) and len(size) == 2
+        if sides and all(type(side) is int and 0 < side <= _MAX_SIDE for side in size):
+            return mask["counts"].encode("utf-8", "surrogatepass"), tuple(size)
+    return mask, (0, 0)
+
+
+def on_images(
+    records: InstanceTable, images: Sequence[ImageInfo | None], image_ids: Sequence[ImageId]
+) -> InstanceTable:
+    """Put predictions on the images of a ground truth; check masks, complete boxes and areas.
+
+    Args:
+        records: of a ``PredictionFile``.
+        images: for each of ``records.image_ids`` the image, None to leave its records out.
+        image_ids: of the ground truth.
 
     Raises:
-        UserError: the mask cannot be read, or is of another size than the image.
+        UserError: a mask cannot be read, or is of another size than its image.
     """
-    rle = None
-    if raw.segmentation is not None:
-        rle = to_rle(raw.segmentation, image.height, image.width, f"{raw.where} on image {image}")
-    return _instance(raw.where, image.id, raw.box, rle, None, score=raw.score)
+    place = {image_id: i for i, image_id in enumerate(image_ids)}
+    places = np.array([-1 if image is None else place[image.id] for image in images], np.int32)
+    table = records.take(np.flatnonzero(places[records.image] >= 0))
+    with_mask = np.array([mask is not None for mask in table.masks], bool)
+    boxes = ~with_mask
+    table.area[boxes] = table.box[boxes, 2] * table.box[boxes, 3]
+    rows = np.flatnonzero(with_mask)
+    for start in range(0, len(rows), _BLOCK):
+        _complete(table, rows[start : start + _BLOCK], images)
+    return dataclasses.replace(table, image_ids=list(image_ids), image=places[table.image])
+
+
+def _complete(table: InstanceTable, rows: np.ndarray, images: Sequence[ImageInfo]) -> None:
+    """Check the masks of some rows, turn them into RLE, fill in areas and boxes."""
+    on = [images[place] for place in table.image[rows].tolist()]
+    size = np.array([(image.height, image.width) for image in on], np.int32)
+    same = np.flatnonzero((table.size[rows] == size).all(axis=1))
+    good = np.zeros(len(rows), bool)
+    texts = [table.masks[row] for row in rows[same].tolist()]
+    good[same] = sound(texts, size[same].prod(axis=1, dtype=np.int64))
+    for i in np.flatnonzero(~good).tolist():  # polygons are drawn, what is broken is named
+        mask, image = table.masks[rows[i]], on[i]
+        if isinstance(mask, bytes):
+            mask = {"size": table.size[rows[i]].tolist(), "counts": mask}
+        where = f"{table[rows[i]].where} on image {image}"
+        table.masks[rows[i]] = to_rle(mask, image.height, image.width, where)["counts"]
+    table.size[rows] = size
+    pairs = zip(size.tolist(), (table.masks[row] for row in rows.tolist()), strict=True)
+    rles = [{"size": side, "counts": counts} for side, counts in pairs]
+    for start in range(0, len(rles), _AREAS):
+        some = slice(start, start + _AREAS)
+        table.area[rows[some]] = mask_api.area(rles[some])
+    lacking = np.flatnonzero(np.isnan(table.box[rows, 0]))
+    if len(lacking):
+        table.box[rows[lacking]] = mask_api.toBbox([rles[i] for i in lacking.tolist()])
 
 
 def _instance(
-    where: str,
+    where: Where,
     image_id: ImageId,
     box: Box | None,
     rle: dict[str, Any] | None,
@@ -280,26 +368,27 @@ def _instance(
     return Instance(where, image_id, box, rle, area, **flags)
 
 
-def _where(name: str, section: str, index: int, record: Any) -> str:
-    """Name a record: the file, its place, and the ids it has; refuse what is no record."""
-    where = f"{name}: {section}[{index}]" if section else f"{name}: record {index}"
+def _where(name: str, section: str, index: int, record: Any) -> Where:
+    """Name a record; refuse what is none."""
     if not isinstance(record, dict):
+        where = Where(name, section, index, {})
         raise UserError(f"{where} is {reprlib.repr(record)}, not an object with keys")
-    ids = [f"{key} {reprlib.repr(record[key])}" for key in ("id", "image_id") if key in record]
-    return f"{where} ({', '.join(ids)})" if ids else where
+    return Where(name, section, index, record)
 
 
-def _key(record: dict[str, Any], key: str, where: str) -> Any:
+def _key(record: dict[str, Any], key: str, where: Where) -> Any:
     if key not in record:
         raise UserError(f"{where}: it has no {key!r}")
     return record[key]
 
 
-def _image_id(value: Any, where: str) -> ImageId:
+def _image_id(value: Any, where: Where) -> ImageId:
     """An image id; integral floats, as the released ProMerge writes them, become integers."""
+    if type(value) is int:
+        return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if not isinstance(value, str):
         raise UserError(
             f"{where}: the image id is {reprlib.repr(value)}; it must be an integer or a string"
         )
@@ -336,14 +425,14 @@ def read_images(rows: Iterable[Any], name: str, need_size: bool = True) -> dict[
     return {image_id: images[image_id] for image_id in order}
 
 
-def _check_side(value: Any, key: str, where: str) -> None:
+def _check_side(value: Any, key: str, where: Where) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MAX_SIDE:
         raise UserError(
             f"{where}: {key} is {reprlib.repr(value)}; it must be an integer from 1 to {_MAX_SIDE}"
         )
 
 
-def _file_name(record: dict[str, Any], where: str) -> str | None:
+def _file_name(record: dict[str, Any], where: Where) -> str | None:
     """The image's path; LVIS v1 has only ``coco_url``, whose last two parts are the path."""
     name = record.get("file_name")
     if name is None and isinstance(record.get("coco_url"), str):
@@ -353,23 +442,23 @@ def _file_name(record: dict[str, Any], where: str) -> str | None:
     return name.replace("\\", "/").removeprefix("./") if name else None
 
 
-def _number(value: Any, key: str, where: str) -> float:
+def _number(value: Any, key: str, where: Where) -> float:
     try:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if type(value) in _PLAIN and math.isfinite(value):
             return float(value)
     except OverflowError:  # an integer too large for a float
         pass
     raise UserError(f"{where}: {key} is {reprlib.repr(value)}; it must be a finite number")
 
 
-def _box(record: dict[str, Any], where: str) -> Box | None:
+def _box(record: dict[str, Any], where: Where) -> Box | None:
     """The box as XYWH; None where it is missing or empty."""
     box = record.get("bbox")
     if box is None or box == []:
         return None
     if not isinstance(box, list | tuple) or len(box) != 4:
         raise UserError(f"{where}: bbox is {reprlib.repr(box)}; it must be [x, y, width, height]")
-    x, y, width, height = (_number(value, "a value of bbox", where) for value in box)
+    x, y, width, height = [_number(value, "a value of bbox", where) for value in box]
     if width < 0 or height < 0:
         raise UserError(
             f"{where}: bbox {reprlib.repr(box)} has a negative width or height; boxes are "
@@ -382,7 +471,7 @@ def _has_mask(record: dict[str, Any]) -> bool:
     return record.get("segmentation") not in (None, [], {})
 
 
-def _is_crowd(record: dict[str, Any], where: str) -> bool:
+def _is_crowd(record: dict[str, Any], where: Where) -> bool:
     crowd = record.get("iscrowd", 0)
     if crowd not in (0, 1):
         raise UserError(f"{where}: iscrowd is {reprlib.repr(crowd)}; it must be 0 or 1")

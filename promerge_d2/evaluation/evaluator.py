@@ -17,7 +17,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from promerge_d2.evaluation.class_agnostic import evaluate_class_agnostic, format_table
-from promerge_d2.evaluation.coco_json import ImageId, parse_predictions, read_ground_truth
+from promerge_d2.evaluation.coco_json import parse_predictions, read_ground_truth
+from promerge_d2.evaluation.instances import ImageId
 from promerge_d2.evaluation.matching import place_predictions
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import write_json

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from pycocotools import coco, cocoeval
 
-from promerge_d2.evaluation.coco_json import GroundTruth, ImageId, Instance
+from promerge_d2.evaluation.coco_json import GroundTruth
+from promerge_d2.evaluation.instances import ImageId, InstanceTable
 from promerge_d2.evaluation.matching import Predictions
 from promerge_d2.utils.errors import UserError
 
@@ -182,20 +183,25 @@ def match_instances(
     engine = _engine(backend)
     # ids of any type become 1, 2, ... in ascending order, which is the order of COCOeval
     index = {image_id: i for i, image_id in enumerate(ground_truth.images)}
-    objects = _by_image(ground_truth.objects, index)
-    detections = _by_image(predictions.instances, index)
+    guesses = predictions.instances
+    size = guesses.area if iou_type == "segm" else guesses.box[:, 2] * guesses.box[:, 3]
+    sides = []
+    for table, area in ((ground_truth.objects, ground_truth.objects.area), (guesses, size)):
+        image = np.array([index.get(i, -1) for i in table.image_ids], np.int32)[table.image]
+        order = np.argsort(image, kind="stable")
+        sides.append((table, area, order, image[order]))
     sizes = [(image.height, image.width) for image in ground_truth.images.values()]
     verdicts = []
     for start in range(0, len(index), _IMAGES_AT_ONCE):
-        chosen = range(start, min(start + _IMAGES_AT_ONCE, len(index)))
-        truth = [(i, item, item.area) for i in chosen for item in objects[i]]
-        guesses = [
-            (i, item, item.area if iou_type == "segm" else item.box[2] * item.box[3])
-            for i in chosen
-            for item in detections[i]
+        stop = min(start + _IMAGES_AT_ONCE, len(index))
+        images = [
+            {"id": i + 1, "height": sizes[i][0], "width": sizes[i][1]} for i in range(start, stop)
         ]
-        images = [{"id": i + 1, "height": sizes[i][0], "width": sizes[i][1]} for i in chosen]
-        verdicts += _evaluate(engine, images, truth, guesses, iou_type, max_detections)
+        records = []
+        for table, area, order, image in sides:
+            some = slice(*np.searchsorted(image, (start, stop)))
+            records.append(_records(table, area, order[some], image[some], iou_type))
+        verdicts += _evaluate(engine, images, *records, iou_type, max_detections)
     return _gather(verdicts, list(index), max_detections)
 
 
@@ -213,27 +219,18 @@ def _engine(backend: str) -> tuple[type, type]:
     return hotcoco.COCO, hotcoco.COCOeval
 
 
-def _by_image(items: Sequence[Instance], index: dict[ImageId, int]) -> list[list[Instance]]:
-    groups: list[list[Instance]] = [[] for _ in index]
-    for item in items:
-        groups[index[item.image_id]].append(item)
-    return groups
-
-
 def _evaluate(
     engine: tuple[type, type],
     images: list[dict[str, int]],
-    truth: list[tuple[int, Instance, float]],
-    guesses: list[tuple[int, Instance, float]],
+    truth: list[dict[str, Any]],
+    guesses: list[dict[str, Any]],
     iou_type: str,
     max_detections: int,
 ) -> list[_Verdict]:
     """``COCOeval`` on some images; for each image with anything on it what ``_gather`` takes."""
     api, evaluator = engine
     sides = []
-    for items in (truth, guesses):
-        # COCOeval reads the annotation id 0 as "no match"
-        records = [_record(n, *item, iou_type) for n, item in enumerate(items, start=1)]
+    for records in (truth, guesses):
         side = api()
         side.dataset = {
             "images": images,
@@ -284,16 +281,33 @@ def _gather(verdicts: Sequence[_Verdict], image_ids: list[ImageId], max_detectio
     )
 
 
-def _record(number: int, index: int, item: Instance, area: float, iou_type: str) -> dict[str, Any]:
-    record = {
-        "id": number,
-        "image_id": index + 1,
-        "category_id": 1,
-        "bbox": list(item.box),
-        "area": area,
-        "iscrowd": int(item.crowd),
-        "score": item.score,
-    }
+def _records(
+    table: InstanceTable, area: np.ndarray, rows: np.ndarray, image: np.ndarray, iou_type: str
+) -> list[dict[str, Any]]:
+    """Rows of a table as ``COCOeval`` takes them; ``image`` is the place of each one's image."""
+    columns = zip(
+        range(1, len(rows) + 1),  # COCOeval reads the annotation id 0 as "no match"
+        (image + 1).tolist(),
+        table.box[rows].tolist(),
+        area[rows].tolist(),
+        table.crowd[rows].tolist(),
+        table.score[rows].tolist(),
+        strict=True,
+    )
+    records = [
+        {
+            "id": number,
+            "image_id": image_id,
+            "category_id": 1,
+            "bbox": box,
+            "area": size,
+            "iscrowd": int(crowd),
+            "score": score,
+        }
+        for number, image_id, box, size, crowd, score in columns
+    ]
     if iou_type == "segm":
-        record["segmentation"] = item.rle
-    return record
+        sizes = table.size[rows].tolist()
+        for record, row, size in zip(records, rows.tolist(), sizes, strict=True):
+            record["segmentation"] = {"size": size, "counts": table.masks[row]}
+    return records

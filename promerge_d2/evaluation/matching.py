@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import posixpath
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from promerge_d2.evaluation.coco_json import (
-    GroundTruth,
-    ImageId,
-    ImageInfo,
-    Instance,
-    PredictionFile,
-    make_prediction,
-)
+import numpy as np
+
+from promerge_d2.evaluation.coco_json import GroundTruth, ImageInfo, PredictionFile, on_images
+from promerge_d2.evaluation.instances import ImageId, InstanceTable
 from promerge_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -43,10 +40,19 @@ class Predictions:
     """
 
     name: str
-    instances: list[Instance]
+    instances: InstanceTable
     listed: set[ImageId]
     unknown: list[str]
     crowds_dropped: int
+
+    def restricted_to(self, image_ids: set[ImageId]) -> Predictions:
+        """The same predictions on the images ``image_ids`` only."""
+        kept = np.array([image_id in image_ids for image_id in self.instances.image_ids], bool)
+        return dataclasses.replace(
+            self,
+            instances=self.instances.take(np.flatnonzero(kept[self.instances.image])),
+            listed=self.listed & image_ids,
+        )
 
 
 def place_predictions(
@@ -76,8 +82,7 @@ def place_predictions(
     if file.images is not None:
         predicted = list(file.images.values())
     else:
-        ids = dict.fromkeys(record.image_id for record in file.records)
-        predicted = [ImageInfo(image_id, None, None, None) for image_id in ids]
+        predicted = [ImageInfo(i, None, None, None) for i in file.records.image_ids]
     if match == "id":
         known = {i.id: ground_truth.images[i.id] for i in predicted if i.id in ground_truth.images}
     else:
@@ -95,11 +100,8 @@ def place_predictions(
     for image in predicted:
         if image.id in known:
             _check_size(image, known[image.id], file.name)
-    instances = [
-        make_prediction(record, known[record.image_id])
-        for record in file.records
-        if record.image_id in known
-    ]
+    images = [known.get(image_id) for image_id in file.records.image_ids]
+    instances = on_images(file.records, images, list(ground_truth.images))
     placed = Predictions(
         file.name, instances, {image.id for image in known.values()}, unknown, file.crowds_dropped
     )
@@ -110,14 +112,15 @@ def place_predictions(
 def _log(placed: Predictions, file: PredictionFile, ground_truth: GroundTruth, match: str) -> None:
     """Say what was matched, and what will count in a way that the user may not expect."""
     unlisted = len(ground_truth.images) - len(placed.listed)
-    logger.info(
-        "matched by %s: the predictions list %d of the %d ground-truth images; the other %d count "
-        "as images without predictions",
-        match,
-        len(placed.listed),
-        len(ground_truth.images),
-        unlisted,
-    )
+    if unlisted:
+        logger.info(
+            "matched by %s: the predictions list %d of the %d ground-truth images; the other %d "
+            "count as images without predictions",
+            match,
+            len(placed.listed),
+            len(ground_truth.images),
+            unlisted,
+        )
     if placed.unknown:
         more = ", ..." if len(placed.unknown) > _EXAMPLES else ""
         logger.warning(

@@ -11,7 +11,7 @@ from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import read_json
 from promerge_d2.utils.json_stream import JsonStream
 
-WHOLE = 256 << 20  # bytes; a file of this size becomes some 2 GB of Python objects
+WHOLE = 16 << 20  # bytes; a file of this size becomes some 150 MB of Python objects
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Sections:
         """Whether there is a section of that name."""
         if self.content is not None:
             return isinstance(self.content, dict) and key in self.content
-        stream = JsonStream(self.name)
+        stream = JsonStream(self.name, spans=False)
         return any(key in stream.sections for _ in stream) or key in stream.sections
 
     def records(self, key: str) -> Iterable[Any]:
@@ -74,11 +74,13 @@ class Sections:
         return self.content[key]
 
     def _streamed(self, key: str) -> Iterator[Any]:
-        stream = JsonStream(self.name)
+        stream = JsonStream(self.name, spans=False)
         for element in stream:
             if element.section == key:
                 yield element.value
-        if key not in stream.sections:
+            elif key == "images" and key in stream.lists:
+                return  # the rest is for those who read the annotations
+        if key not in stream.lists:
             raise self._no_list(key)
 
     def _no_list(self, key: str) -> UserError:

@@ -23,14 +23,13 @@ import numpy as np
 from promerge_d2.benchmark.harness import spread
 from promerge_d2.evaluation import (
     GroundTruth,
-    Predictions,
     check_iou_types,
     match_instances,
     metrics_of,
     parse_predictions,
+    place_predictions,
     read_ground_truth,
 )
-from promerge_d2.evaluation.coco_json import make_prediction
 from promerge_d2.experiments.cache import Cache, key_of
 from promerge_d2.experiments.results import Results, Row
 from promerge_d2.labeler import GridConfig, Labeler, LabelResult
@@ -201,9 +200,7 @@ def score_point(images: LabelledImages, found: Sequence[LabelResult]) -> Row:
         for image_id, result in zip(images.truth.images, found, strict=True)
         for record in result.records
     ]
-    raw = parse_predictions(records, "the masks found").records
-    instances = [make_prediction(item, images.truth.images[item.image_id]) for item in raw]
-    predictions = Predictions("the masks found", instances, set(images.truth.images), [], 0)
+    predictions = place_predictions(parse_predictions(records, "the masks found"), images.truth)
     check_iou_types(images.truth, predictions, [images.iou_type])
     matches = match_instances(images.truth, predictions, images.iou_type)
     metrics = metrics_of(matches)

@@ -99,7 +99,7 @@ def read_json(path: str | os.PathLike, what: str = "file") -> Any:
             return json.load(file)
     except OSError as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the {what} {path} is not valid JSON: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -11,7 +12,9 @@ from promerge_d2.utils.errors import UserError
 
 _CHUNK = 1 << 20  # bytes read at once
 _LONGEST = 1 << 28  # bytes of one element; what goes on for longer is broken
-_SPACE = " \t\n\r"
+_SPACE = re.compile(r"[ \t\n\r]*")
+_BORDER = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*(?=\{)")  # between two objects
+_GOES_ON = ("", *".eE")  # what may follow the digits of a number, the end of the text included
 
 
 class Element(NamedTuple):
@@ -19,8 +22,8 @@ class Element(NamedTuple):
 
     Attributes:
         section: its key in the file's object; ``""`` where the file itself is a list.
-        start: first byte of it in the file.
-        end: the byte after it.
+        start: first byte of it in the file; -1 without ``spans``.
+        end: the byte after it; -1 without ``spans``.
         value: what it says.
     """
 
@@ -38,22 +41,28 @@ class JsonStream:
     Args:
         path: the file.
         what: its role, for messages.
+        spans: whether the places of elements are wanted; without, lists of objects go twice as
+            fast.
 
     Attributes:
         sections: the keys met so far, also of empty lists; ``[""]`` where the file is a list.
+        lists: those among them whose values are lists.
 
     Raises:
         UserError: while iterating: the file cannot be read, or is no JSON of that form.
     """
 
-    def __init__(self, path: str | os.PathLike, what: str = "file") -> None:
+    def __init__(self, path: str | os.PathLike, what: str = "file", spans: bool = True) -> None:
         self.path = path
         self.what = what
+        self.spans = spans
         self.sections: list[str] = []
+        self.lists: list[str] = []
         # Latin-1: one character a byte, whatever the text is
         self._text = ""
         self._place = 0  # in the text
         self._base = 0  # of the text, in the file
+        self._tried = 0  # up to which byte of the file pieces were tried
         self._decoder = json.JSONDecoder()
 
     def __iter__(self) -> Iterator[Element]:
@@ -64,7 +73,8 @@ class JsonStream:
             raise UserError(f"cannot read the {self.what} {self.path}: {error.strerror}") from error
 
     def _walk(self, file: BinaryIO) -> Iterator[Element]:
-        self.sections, self._text, self._place, self._base = [], "", 0, 0
+        self.sections, self.lists = [], []
+        self._text, self._place, self._base, self._tried = "", 0, 0, 0
         opening = self._next(file)
         if opening == "[":
             self.sections.append("")
@@ -95,13 +105,40 @@ class JsonStream:
             return
 
     def _list(self, file: BinaryIO, section: str) -> Iterator[Element]:
+        self.lists.append(section)
         if self._peek(file) == "]":
             self._place += 1
             return
         while True:
+            if not self.spans:
+                yield from self._piece(section)
             yield self._value(file, section)
-            if not self._goes_on(file, "]"):
+            if self._text.startswith(",", self._place):  # saves calls: most elements end so
+                self._place += 1
+            elif not self._goes_on(file, "]"):
                 return
+
+    def _piece(self, section: str) -> Iterator[Element]:
+        """All but the last of the objects that are whole in the text, parsed in one go.
+
+        Where objects hold lists of objects, or a string looks like a border between two, the piece
+        is no JSON; then there is nothing here, and elements are taken one by one.
+        """
+        stop = self._base + len(self._text)
+        if self._tried == stop:
+            return
+        self._tried = stop
+        ends = [border.start() + 1 for border in _BORDER.finditer(self._text, self._place)]
+        if not ends:
+            return
+        piece = f"[{self._text[self._place : ends[-1]]}]"
+        try:
+            values = json.loads(piece if piece.isascii() else piece.encode("latin-1"))
+        except (ValueError, RecursionError):
+            return
+        self._place = _SPACE.match(self._text, self._text.index(",", ends[-1]) + 1).end()
+        for value in values:
+            yield Element(section, -1, -1, value)
 
     def _goes_on(self, file: BinaryIO, end: str) -> bool:
         sign = self._next(file)
@@ -110,30 +147,37 @@ class JsonStream:
         return sign == ","
 
     def _value(self, file: BinaryIO, section: str) -> Element:
-        self._peek(file)
+        if not self._text.startswith("{", self._place):
+            self._peek(file)
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._place)
+            except RecursionError as error:
+                raise self._broken("its lists or objects are nested too deep") from error
             except ValueError as error:
                 if len(self._text) - self._place > _LONGEST or not self._more(file):
                     raise self._broken(str(error)) from error
                 continue
-            if self._text[end : end + 1] in ("", *".eE") and self._more(file):
+            if self._text[end : end + 1] in _GOES_ON and self._more(file):
                 continue  # a number may go on
             break
         piece = self._text[self._place : end]
         if not piece.isascii():
-            value = json.loads(piece.encode("latin-1"))
+            try:
+                value = json.loads(piece.encode("latin-1"))
+            except ValueError as error:
+                raise self._broken(f"it is not UTF-8: {error}") from error
         start, self._place = self._base + self._place, end
+        if not self.spans:
+            return Element(section, -1, -1, value)
         return Element(section, start, self._base + end, value)
 
     def _peek(self, file: BinaryIO) -> str:
         """The next character that is no space, not taken; empty at the end."""
         while True:
-            while self._place < len(self._text):
-                if self._text[self._place] not in _SPACE:
-                    return self._text[self._place]
-                self._place += 1
+            self._place = _SPACE.match(self._text, self._place).end()
+            if self._place < len(self._text):
+                return self._text[self._place]
             if not self._more(file):
                 return ""
 

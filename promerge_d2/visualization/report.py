@@ -20,14 +20,21 @@ class Table:
     Attributes:
         title: the heading above.
         columns: column names.
-        rows: cells, strings as they are and numbers with one decimal.
+        rows: cells, strings as they are and numbers with ``decimals``. A column with a number in
+            it is set to the right.
         note: a line below, or empty.
+        decimals: of the numbers.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | float]]
     note: str = ""
+    decimals: int = 1
+
+    def text(self, cell: str | float) -> str:
+        """A cell as it is shown."""
+        return cell if isinstance(cell, str) else f"{cell:.{self.decimals}f}"
 
 
 @dataclass(frozen=True)
@@ -101,22 +108,22 @@ def write_report(
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{_escape(column)}</th>" for column in table.columns)
-    rows = "".join(
-        "<tr>"
-        + "".join(
-            f"<td>{_escape(cell)}</td>"
-            if isinstance(cell, str)
-            else f'<td class="number">{cell:.1f}</td>'
-            for cell in row
+    numbers = [
+        any(not isinstance(row[column], str) for row in table.rows)
+        for column in range(len(table.columns))
+    ]
+
+    def line(tag: str, cells: Sequence[str | float]) -> str:
+        return "".join(
+            f"<{tag}{' class=number' if number else ''}>{_escape(table.text(cell))}</{tag}>"
+            for cell, number in zip(cells, numbers, strict=True)
         )
-        + "</tr>\n"
-        for row in table.rows
-    )
+
+    rows = "".join(f"<tr>{line('td', row)}</tr>\n" for row in table.rows)
     note = f'<p class="note">{_escape(table.note)}</p>' if table.note else ""
     return (
-        f"<h2>{_escape(table.title)}</h2>\n<table><thead><tr>{head}</tr></thead>\n"
-        f"<tbody>{rows}</tbody></table>{note}"
+        f'<h2>{_escape(table.title)}</h2>\n<div class="wide"><table><thead><tr>'
+        f"{line('th', table.columns)}</tr></thead>\n<tbody>{rows}</tbody></table></div>{note}"
     )
 
 
@@ -155,9 +162,13 @@ h1 {{ line-height: 1.2; margin-bottom: 0.5rem; }}
 h2 {{ margin-top: 2.5rem; }}
 .warning {{ border-left: 4px solid #d80; background: #d802; padding: 0.6rem 1rem; }}
 .note {{ opacity: 0.75; font-size: 0.9rem; }}
+.wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; }}
-th, td {{ padding: 0.3rem 0.9rem; border-bottom: 1px solid var(--line); text-align: left; }}
-td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 0.3rem 0.7rem; border-bottom: 1px solid var(--line); text-align: left;
+  vertical-align: top; overflow-wrap: anywhere; }}
+.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+th.number {{ white-space: normal; overflow-wrap: normal; }}
+td:first-child {{ min-width: 9rem; }}
 tbody tr:hover {{ background: var(--soft); }}
 .row {{ display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 0.5rem;
   margin: 0 0 1.5rem; }}

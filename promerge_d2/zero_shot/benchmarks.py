@@ -23,7 +23,7 @@ class Benchmark:
         prepare: the tool that makes ``json_file``, with its options.
         page: where the official files are.
         box_only: whether there are no masks.
-        images: how many images the public class-agnostic file has, None where that is not known.
+        images: how many images the whole set has, None where that is not known.
         official: a file that serves as it is where ``json_file`` is missing.
     """
 
@@ -81,6 +81,7 @@ BENCHMARKS = {
             "coco",
             "prepare_lvis.py",
             "https://www.lvisdataset.org/dataset",
+            images=19809,
         ),
         Benchmark(
             "cls_agnostic_kitti",
@@ -90,6 +91,7 @@ BENCHMARKS = {
             "prepare_kitti.py",
             "https://www.cvlibs.net/datasets/kitti/eval_object.php",
             box_only=True,
+            images=7481,
         ),
         Benchmark(
             "cls_agnostic_objects365_16-40",
@@ -116,6 +118,7 @@ BENCHMARKS = {
             "prepare_objects365.py --patches all",
             "https://www.objects365.org/download.html",
             box_only=True,
+            images=80000,
         ),
         Benchmark(
             "cls_agnostic_lvis_v0.5",
@@ -124,6 +127,7 @@ BENCHMARKS = {
             "coco",
             "prepare_lvis.py --version v0.5",
             "https://www.lvisdataset.org/dataset",
+            images=5000,
         ),
         Benchmark(
             "cls_agnostic_voc",
@@ -133,6 +137,7 @@ BENCHMARKS = {
             "prepare_voc.py",
             "http://host.robots.ox.ac.uk/pascal/VOC/voc2007",
             box_only=True,
+            images=9963,
         ),
         Benchmark(
             "cls_agnostic_openimages",
@@ -160,8 +165,9 @@ BENCHMARKS = {
                 f"prepare_{style}.py",
                 _CLIPART,
                 box_only=True,
+                images=images,
             )
-            for style in ("clipart", "watercolor", "comic")
+            for style, images in (("clipart", 1000), ("watercolor", 2000), ("comic", 2000))
         ),
     )
 }

@@ -20,8 +20,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.utils import comm
 
-from promerge_d2.evaluation.coco_json import GroundTruth, ImageId, read_ground_truth
+from promerge_d2.evaluation.coco_json import GroundTruth, read_ground_truth
 from promerge_d2.evaluation.evaluator import detection_records
+from promerge_d2.evaluation.instances import ImageId
 from promerge_d2.utils.files import atomic_path, make_folder, sha256_of
 from promerge_d2.utils.progress import progress
 from promerge_d2.zero_shot.files import inside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -9,6 +10,7 @@ from PIL import Image
 from promerge_d2.utils.errors import UserError
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_LONGEST = 1000  # characters of a path; systems take some thousand
 
 
 def need(path: Path, page: str) -> Path:
@@ -22,8 +24,8 @@ def inside(root: Path, file_name: str | None, where: str) -> Path:
     """The path of an image under ``root``.
 
     Raises:
-        UserError: there is no name, or it is absolute or climbs out with ``..``; such a file is
-            never read.
+        UserError: there is no name, it is absolute or climbs out with ``..``, or no system could
+            have it; such a file is never read.
     """
     name = PurePosixPath((file_name or "").replace("\\", "/"))
     if not name.parts:
@@ -33,6 +35,8 @@ def inside(root: Path, file_name: str | None, where: str) -> Path:
             f"{where}: the file name {file_name!r} leads out of the image folder; names must be "
             "relative paths without '..'"
         )
+    if "\0" in str(name) or len(str(name)) > _LONGEST:
+        raise UserError(f"{where}: {reprlib.repr(file_name)} cannot be a file name")
     return root / name
 
 

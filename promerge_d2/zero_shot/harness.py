@@ -1,15 +1,17 @@
 """Score runs on the benchmarks that are present, and say of the others why not.
 
 A run is a set of predictions under a name: one file, scored on every data set whose images it has,
-or a folder with a file ``NAME.json`` for each data set.
+or a folder with a file ``NAME.json`` for each data set, its name with or without
+``cls_agnostic_``.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from promerge_d2.evaluation.bootstrap import Estimate, bootstrap
 from promerge_d2.evaluation.class_agnostic import check_iou_types, metrics_of
@@ -35,7 +37,7 @@ class DataSet:
         json_file: the ground truth.
         image_root: where its images are.
         how: what makes the files, for the message when they are missing.
-        images: how many images the public file has, None where that is not known.
+        images: how many images the whole set has, None where that is not known.
     """
 
     name: str
@@ -57,8 +59,9 @@ class Run:
     def predictions(self, data_set: str) -> PredictionFile | None:
         """Those for a data set; None where the folder has no file for it."""
         if self.path.is_dir():
-            file = self.path / f"{data_set}.json"
-            return read_predictions(file) if file.exists() else None
+            names = (data_set, data_set.removeprefix("cls_agnostic_"))
+            files = [self.path / f"{name}.json" for name in names]
+            return next((read_predictions(file) for file in files if file.exists()), None)
         if self._file is None:
             self._file = read_predictions(self.path)
         return self._file
@@ -79,6 +82,8 @@ class Score:
         differences: the same for this run minus the first run on this data set; empty for the
             first.
         first: name of that first run.
+        left_out: how many images of the ground truth were left out, since not every run lists
+            them.
     """
 
     data_set: DataSet
@@ -90,6 +95,7 @@ class Score:
     intervals: dict[str, dict[str, Estimate]]
     differences: dict[str, dict[str, Estimate]]
     first: str
+    left_out: int = 0
 
     @property
     def main(self) -> str:
@@ -140,6 +146,7 @@ def score(
     backend: str = "pycocotools",
     resamples: int = 1000,
     seed: int = 0,
+    only_listed: bool = False,
 ) -> tuple[list[Score], dict[str, str]]:
     """Score runs on a data set; the first one that has predictions is what others compare with.
 
@@ -150,6 +157,8 @@ def score(
         backend: of ``match_instances``.
         resamples: of ``bootstrap``; 0 for no intervals.
         seed: of ``bootstrap``.
+        only_listed: only on the images that every run lists; else images that a run does not list
+            are images without predictions.
 
     Returns:
         The scores, and for each run that could not be scored here why.
@@ -169,8 +178,16 @@ def score(
             placed[run.name] = place_predictions(file, truth)
         except NoCommonImageError:
             without[run.name] = f"no image of {run.path} is in it"
-    kept = Counter((name, p.image_id) for name, run in placed.items() for p in run.instances)
-    if not kept or max(kept.values()) <= 100:
+    left_out = 0
+    if only_listed and placed:
+        common = set.intersection(*(predictions.listed for predictions in placed.values()))
+        if not common:
+            raise UserError(f"{data_set.name} has no image that all of {', '.join(placed)} list")
+        left_out = len(truth.images) - len(common)
+        truth = truth.restricted_to(common)
+        placed = {name: predictions.restricted_to(common) for name, predictions in placed.items()}
+    most = [np.bincount(run.instances.image, minlength=1).max() for run in placed.values()]
+    if max(most, default=0) <= 100:
         detections = 100  # more would be the same figure under another name
     scores: list[Score] = []
     for name, predictions in placed.items():
@@ -197,6 +214,7 @@ def score(
                 intervals,
                 differences,
                 scores[0].run if scores else name,
+                left_out,
             )
         )
     return scores, without

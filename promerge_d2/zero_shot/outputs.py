@@ -16,7 +16,7 @@ from pycocotools import mask as mask_api
 
 from promerge_d2.evaluation.bootstrap import LEVEL, Estimate
 from promerge_d2.evaluation.class_agnostic import PROTOCOL, flat_metrics
-from promerge_d2.evaluation.coco_json import Instance
+from promerge_d2.evaluation.instances import Instance
 from promerge_d2.evaluation.matches import RECALLS, THRESHOLDS
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, make_folder, write_json
@@ -33,15 +33,18 @@ KINDS = {"segm": "mask", "bbox": "box"}
 NotRun = dict[str, str]
 
 _SHOWN = ("AP", "AR100")  # the metrics whose intervals the tables show
+_DECIMALS = 2  # figures of masks that nothing was trained on are often below 1
 
 
 def protocol_of(scores: Sequence[Score]) -> str:
     """The protocol of one data set, in words: what was counted and how, on which images."""
     first = scores[0]
-    regions = sum(item.crowd for item in first.truth.objects)
+    regions = int(first.truth.objects.crowd.sum())
     images = len(first.truth.images)
-    public = first.data_set.images
-    subset = f", a subset of the public {public}" if public and public != images else ""
+    whole = first.data_set.images
+    subset = f", a subset of {whole}" if whole and whole != images else ""
+    if first.left_out:
+        subset += f", those of {images + first.left_out} that every run lists"
     detections = max(found.max_detections for found in first.matches.values())
     more = f"; AR{detections} from {detections} detections an image" if detections > 100 else ""
     masks = "masks and boxes" if "segm" in first.figures else "boxes only"
@@ -70,7 +73,7 @@ def as_json(scores: Sequence[Score], not_run: NotRun) -> dict[str, Any]:
                 "protocol": protocol_of([score]),
                 "images": len(score.truth.images),
                 "images_listed": len(score.predictions.listed),
-                "objects": sum(not item.crowd for item in score.truth.objects),
+                "objects": int((~score.truth.objects.crowd).sum()),
                 "predictions": len(score.predictions.instances),
                 "figures": flat_metrics(score.figures),
                 "intervals": _plain(score.intervals),
@@ -104,7 +107,7 @@ def as_csv(scores: Sequence[Score]) -> str:
                 "run": score.run,
                 "kind": KINDS[kind],
                 "images": len(score.truth.images),
-                "objects": sum(not item.crowd for item in score.truth.objects),
+                "objects": int((~score.truth.objects.crowd).sum()),
                 "predictions": len(score.predictions.instances),
                 **metrics,
             }
@@ -145,7 +148,7 @@ def _overview(scores: Sequence[Score]) -> Table:
         own = {s.data_set.name: s.figures[s.main]["AP"] for s in scores if s.run == run}
         rows.append([run, *(own.get(name, "-") for name in sets)])
     note = f"AP, per cent; masks where a data set has them, else boxes. {PUBLISHED_SOURCE}"
-    return Table("Overview", ["", *columns], rows, note)
+    return Table("Overview", ["", *columns], rows, note, _DECIMALS)
 
 
 def _figures(group: Sequence[Score]) -> Table:
@@ -158,7 +161,8 @@ def _figures(group: Sequence[Score]) -> Table:
         for score in group
         for kind, metrics in score.figures.items()
     ]
-    return Table(group[0].data_set.title, ["", *names], rows, f"Protocol: {protocol_of(group)}.")
+    note = f"Protocol: {protocol_of(group)}."
+    return Table(group[0].data_set.title, ["", *names], rows, note, _DECIMALS)
 
 
 def _certainty(group: Sequence[Score]) -> Table:
@@ -186,7 +190,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
     parts = []
     for table in tables:
         rows = [table.columns, ["---"] * len(table.columns)]
-        rows += [[c if isinstance(c, str) else f"{c:.2f}" for c in row] for row in table.rows]
+        rows += [[table.text(cell) for cell in row] for row in table.rows]
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         parts += [f"## {table.title}", "\n".join(lines), *([table.note] if table.note else [])]
     return "\n\n".join(parts) + "\n"
@@ -230,6 +234,13 @@ def _warning(scores: Sequence[Score]) -> str:
     }
     partial = {f"{s.run} on {s.data_set.title}{_lists(s)}" for s in scores if _lists(s)}
     parts = ["Published rows and ours compare only where images and protocol are the same."]
+    listed = {
+        f"{s.data_set.title} {len(s.truth.images)} of {len(s.truth.images) + s.left_out}"
+        for s in scores
+        if s.left_out
+    }
+    if listed:
+        parts.append(f"Only images that every run lists: {', '.join(sorted(listed))}.")
     if subsets:
         parts.append(f"Subsets: {', '.join(sorted(subsets))} images.")
     if partial:
@@ -247,11 +258,12 @@ def _plot(folder: Path, group: Sequence[Score]) -> str:
     figure, (curve, proposals, sizes) = pyplot.subplots(1, 3, figsize=(15, 4.2), dpi=100)
     most = max(score.matches[score.main].max_detections for score in group)
     counts = np.unique(np.geomspace(1, most, 25).round().astype(int))
-    width = 0.8 / len(group)
+    width, reached = 0.8 / len(group), 1.0
     for i, score in enumerate(group):
         found, color = score.matches[score.main], f"C{i % 10}"
         once = np.ones((1, len(found.image_ids)), np.int64)
         precision = found.precision(0, once)[0] * 100
+        reached = max(reached, RECALLS[np.flatnonzero(precision[0]).max(initial=0)] * 100)
         for t, style in ((0, "-"), (5, "--")):
             label = f"{score.run}, IoU {THRESHOLDS[t]:.2f}"
             curve.plot(RECALLS * 100, precision[t], style, color=color, label=label)
@@ -261,8 +273,12 @@ def _plot(folder: Path, group: Sequence[Score]) -> str:
         places = np.arange(3) + (i - (len(group) - 1) / 2) * width
         sizes.bar(places, values, width, color=color, label=score.run)
     kind = KINDS[group[0].main]
-    curve.set(xlabel="recall", ylabel=f"precision ({kind})", xlim=(0, 100), ylim=(0, 102))
-    proposals.set(xlabel="detections an image", ylabel=f"AR ({kind})", xscale="log")
+    curve.set(ylabel=f"precision ({kind})", xlim=(0, 1.05 * reached), ylim=(0, 102))
+    curve.set(xlabel="recall" if reached == 100 else f"recall (ends at {reached:.0f})")
+    ticks = [count for count in (1, 3, 10, 30, 100, 300, 1000) if count <= most]
+    proposals.set(xlabel="detections an image", ylabel=f"AR ({kind})", xscale="log", ylim=(0, None))
+    proposals.set_xticks(ticks, ticks)
+    proposals.minorticks_off()
     sizes.set(ylabel=f"AP ({kind})", xticks=range(3), xticklabels=["small", "medium", "large"])
     for axes in (curve, proposals, sizes):
         axes.legend(fontsize=8)
@@ -284,8 +300,6 @@ def _gallery(folder: Path, score: Score, count: int) -> Gallery | None:
     order = [int(i) for i in np.argsort(-values, kind="stable") if not np.isnan(values[i])]
     chosen = dict.fromkeys([*order[:count], *order[-count:]])
     images = list(score.truth.images.values())
-    truth = _items(score.truth.objects, {images[i].id for i in chosen})
-    guesses = _items(score.predictions.instances, {images[i].id for i in chosen})
     rows = []
     for i in chosen:
         image = images[i]
@@ -298,8 +312,9 @@ def _gallery(folder: Path, score: Score, count: int) -> Gallery | None:
         except UserError as error:
             logger.warning("a picture is left out of the page: %s", error)
             continue
-        objects = [item for item in truth.get(image.id, []) if not item.crowd]
-        best = sorted(guesses.get(image.id, []), key=lambda item: -item.score)
+        objects = [item for item in score.truth.objects.on_image(image.id) if not item.crowd]
+        guesses = score.predictions.instances.on_image(image.id)
+        best = sorted(guesses, key=lambda item: -item.score)
         shown = best[: max(10, len(objects))]
         files = []
         for side, items in (("truth", objects), (score.run, shown)):
@@ -313,14 +328,6 @@ def _gallery(folder: Path, score: Score, count: int) -> Gallery | None:
     title = f"{score.data_set.title}, {score.run}: best and worst images"
     note = "By AP of the image alone; of the predictions the best 10, or as many as objects."
     return Gallery(title, ("ground truth", score.run), rows, note)
-
-
-def _items(items: Sequence[Instance], image_ids: set) -> dict[Any, list[Instance]]:
-    groups: dict[Any, list[Instance]] = {}
-    for item in items:
-        if item.image_id in image_ids:
-            groups.setdefault(item.image_id, []).append(item)
-    return groups
 
 
 def _draw(pixels: np.ndarray, items: Sequence[Instance]) -> np.ndarray:

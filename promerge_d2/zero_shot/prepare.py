@@ -277,8 +277,7 @@ def _say(benchmark: Benchmark, output: Path, summary: dict[str, Any]) -> None:
         logger.warning("left out: %s", "; ".join(summary["images_left_out"]))
     if benchmark.images is not None and benchmark.images != summary["images"]:
         logger.warning(
-            "the public class-agnostic file has %d images, this one %d: figures on it are of a "
-            "subset",
+            "the whole data set has %d images, this one %d: figures on it are of a subset",
             benchmark.images,
             summary["images"],
         )

@@ -264,17 +264,17 @@ def results_with(**figures):
 def test_markdown_replaces_the_block_and_nothing_else(tmp_path):
     file = tmp_path / "page.md"
     file.write_text(f"# Head\n\n{BEGIN}\nold\n{END}\n\nTail\n")
-    write_markdown(results_with(), file)
+    write_markdown(markdown(results_with()), file)
     first = file.read_text()
     assert first.startswith(f"# Head\n\n{BEGIN}\n")
     assert first.endswith(f"\n{END}\n\nTail\n")
     assert "old" not in first
     assert "a title; the benchmark took 12 s." in first
     assert "* A note." in first
-    write_markdown(results_with(), file)
+    write_markdown(markdown(results_with()), file)
     assert file.read_text() == first
 
-    write_markdown(results_with(), tmp_path / "new.md")
+    write_markdown(markdown(results_with()), tmp_path / "new.md")
     assert (tmp_path / "new.md").read_text().startswith(BEGIN)
 
 
@@ -283,7 +283,7 @@ def test_a_page_without_a_place_is_left_alone(tmp_path, text):
     file = tmp_path / "page.md"
     file.write_text(text)
     with pytest.raises(UserError, match=r"page\.md has no place for the tables"):
-        write_markdown(results_with(), file)
+        write_markdown(markdown(results_with()), file)
     assert file.read_text() == text
 
 

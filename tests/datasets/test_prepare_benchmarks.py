@@ -110,7 +110,7 @@ def test_coco(prepare, coco_root):
     ]
     assert (summary["objects"], summary["ignore_regions"]) == (1, 1)
     assert "kept as ignore regions" in said
-    assert "the public class-agnostic file has 5000 images, this one 2" in said
+    assert "the whole data set has 5000 images, this one 2" in said
     first = (root / BENCHMARKS["cls_agnostic_coco"].json_file).read_bytes()
     assert prepare("coco", root)[0] == 0
     assert (root / BENCHMARKS["cls_agnostic_coco"].json_file).read_bytes() == first
@@ -181,7 +181,7 @@ def test_coco20k(prepare, tmp_path):
     listed = write(folder / "annotations" / "coco_20k_filenames.txt", f"{names[1]}\n\n{names[0]}\n")
     code, said = prepare("coco20k", tmp_path)
     assert code == 0, said
-    assert "has 19817 images, this one 2" in said
+    assert "the whole data set has 19817 images, this one 2" in said
     content, _ = result(tmp_path, "cls_agnostic_coco20k")
     assert [image["id"] for image in content["images"]] == [9, 25]
     assert [record["id"] for record in content["annotations"]] == [2, 3, 4]

@@ -4,7 +4,12 @@ import copy
 
 import pytest
 
-from promerge_d2.evaluation import parse_ground_truth, parse_predictions, read_ground_truth
+from promerge_d2.evaluation import (
+    parse_ground_truth,
+    parse_predictions,
+    place_predictions,
+    read_ground_truth,
+)
 from promerge_d2.utils.errors import UserError
 
 NAN, INF = float("nan"), float("inf")
@@ -166,3 +171,38 @@ def test_files_that_are_no_coco_json(tmp_path, text, message):
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot read the ground truth"):
         read_ground_truth(tmp_path / "none.json")
+
+
+def test_records_read_at_once_are_those_read_one_by_one(coco):
+    content = coco([(1, n % 150, 0, 9, 9, {"score": n / 300}) for n in range(300)])
+    del content["annotations"][5]["segmentation"]
+    together = parse_predictions(content, "p")
+    del content["annotations"][7]["bbox"]  # now they are looked at one by one
+    apart = parse_predictions(content, "p")
+    rows = [row for row in range(300) if row != 7]
+    assert [repr(together.records[row]) for row in rows] == [
+        repr(apart.records[row]) for row in rows
+    ]
+    assert (together.records[9].where.index, together.without_score) == (9, 0)
+    truth = parse_ground_truth(coco([]), "g")
+    placed = [place_predictions(file, truth).instances for file in (together, apart)]
+    assert placed[0][5].rle is None
+    assert [item.area for item in placed[0]] == [81] * 300
+    assert [item.box for item in placed[0]] == [item.box for item in placed[1]]
+    assert placed[1][7].rle == placed[0][7].rle
+
+
+@pytest.mark.parametrize(
+    "odd", [{"iscrowd": 1}, {"image_id": 1.0}, {"bbox": None}, {"bbox": (0, 0, 1, 1), "score": 1}]
+)
+def test_an_odd_record_among_many(coco, odd):
+    content = coco([(1, n, 0, 9, 9, {"score": 0.5}) for n in range(9)])
+    content["annotations"][4].update(odd)
+    file = parse_predictions(content["annotations"], "p")
+    assert len(file.records) + file.crowds_dropped == 9
+    assert file.records.image_ids == [1]
+
+
+def test_images_with_crowds_only_are_not_listed(coco):
+    rows = coco([(1, 0, 0, 9, 9, {"iscrowd": 1}), (2, 0, 0, 9, 9)], images=(1, 2))["annotations"]
+    assert parse_predictions(rows, "p").records.image_ids == [2]

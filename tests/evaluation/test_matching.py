@@ -23,10 +23,7 @@ def place(coco):
 
 
 def _pairs(placed):
-    return [
-        (int(item.where.split("image_id ")[1].rstrip(")")), item.image_id)
-        for item in placed.instances
-    ]
+    return [(11 + item.where.index, item.image_id) for item in placed.instances]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +119,7 @@ def test_listed_size_disagrees(place, size, swapped):
 def test_mask_size_disagrees(coco):
     truth = parse_ground_truth(coco([]), "g")
     rows = [{"image_id": 1, "segmentation": {"size": [200, 100], "counts": [20000]}}]
-    message = r"record 0 .* on image 0001\.jpg \(id 1\): its mask is 100 x 200 .*look swapped"
+    message = r"record 0 on image 0001\.jpg \(id 1\): its mask is 100 x 200 .*look swapped"
     with pytest.raises(UserError, match=message):
         place_predictions(parse_predictions(rows, "p"), truth)
 

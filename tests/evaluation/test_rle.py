@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from promerge_d2.evaluation.rle import parse_counts, to_rle
+from promerge_d2.evaluation.rle import parse_counts, sound, to_rle
 from promerge_d2.utils.errors import UserError
 
 # 3 x 4 (height x width), read column by column: 2 off, 3 on, 7 off
@@ -75,3 +75,29 @@ def test_polygons_are_united():
 def test_broken_masks_are_refused(segmentation, message):
     with pytest.raises(UserError, match=f"^record 7: .*{message}"):
         to_rle(segmentation, 3, 4, "record 7")
+
+
+def _readable(text, pixels):
+    try:
+        runs = parse_counts(text)
+    except ValueError:
+        return False
+    return min(runs, default=-1) >= 0 and sum(runs) == pixels
+
+
+def test_many_at_once_are_judged_as_one_by_one():
+    rng = np.random.default_rng(0)
+    texts, pixels = [b"", b"P", b"oooooooooo0", b"!", "é".encode(), b"0", b"52203", b"5"], []
+    for _ in range(200):
+        height, width = rng.integers(1, 40, 2)
+        mask = rng.random((height, width)) < rng.choice([0, 0.01, 0.5, 1])
+        text = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+        place = int(rng.integers(0, len(text)))
+        other = bytes([int(rng.integers(40, 120))])
+        texts += [text, text[:place], text[:place] + other + text[place + 1 :]]
+        pixels += [height * width] * 3
+    pixels = np.array([1] * 5 + [0, 16, 5, *pixels], np.int64)
+    expected = [_readable(text, n) for text, n in zip(texts, pixels, strict=True)]
+    assert sound(texts, pixels).tolist() == expected
+    assert 200 < sum(expected) < 400
+    assert sound([], np.zeros(0, np.int64)).tolist() == []

@@ -33,9 +33,13 @@ def test_the_same_records(coco, save, streamed):
     without = save("without.json", {"annotations": content["annotations"]})
     last = save("last.json", dict(reversed(content.items())))
     for path in (whole, last):
-        assert streamed(read_ground_truth, path) == read_ground_truth(path)
+        many, one = streamed(read_ground_truth, path), read_ground_truth(path)
+        assert many.images == one.images
+        assert list(many.objects) == list(one.objects)
     for path in (whole, listed, without, last):
-        assert streamed(read_predictions, path) == read_predictions(path)
+        many, one = streamed(read_predictions, path), read_predictions(path)
+        assert many.images == one.images
+        assert repr(list(many.records)) == repr(list(one.records))  # NaN equals no NaN
     assert streamed(read_predictions, listed).images is None
     assert streamed(read_predictions, without).images is None
     assert len(streamed(read_predictions, whole).images) == 3
@@ -51,6 +55,10 @@ def test_the_same_records(coco, save, streamed):
         ("0", "is not valid JSON"),
         ("[", "is a bare list"),
         (" ", "is not valid JSON"),
+        ('{"images": [{"id": 1, "width": 9, "height": 9}], "annotations": {"id": 1}}', "image_id"),
+        ('{"images": [{"id": 1, "width": 9, "height": 9}], "annotations": 1}', "is 1, not an obj"),
+        ('{"images": 5, "annotations": []}', r"images\[0\] is 5"),
+        ('{"images": [{"id": 1, "width": ' + "[" * 100_000, "nested too deep"),
         ('{"images": [NaN]}', r"images\[0\] is nan, not an object"),
     ],
 )

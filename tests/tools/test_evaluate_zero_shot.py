@@ -92,7 +92,7 @@ def test_two_runs_on_what_is_present(evaluate, runs, tmp_path):
     assert coco["figures"]["segm.AP"] == coco["figures"]["bbox.AP"] == pytest.approx(100)
     assert (coco["images"], coco["images_listed"], coco["objects"]) == (3, 2, 3)
     assert coco["difference_to"] is None
-    assert "a subset of the public 5000" in coco["protocol"]
+    assert "a subset of 5000" in coco["protocol"]
     assert "max detections 100" in coco["protocol"]
     weak = found["cls_agnostic_coco", "weak"]
     # one of three objects, first and alone: precision 1 up to recall 1/3
@@ -131,7 +131,7 @@ def test_two_runs_on_what_is_present(evaluate, runs, tmp_path):
     assert "plots/cls_agnostic_coco.png" in pictures
     assert sum(name.startswith("pictures/cls_agnostic_coco/weak/") for name in pictures) == 2
     assert "1.jpg: AP 50.5, 2 objects" in page
-    assert "Subsets: COCO val2017 3 of 5000 images" in page
+    assert "Subsets: COCO val2017 3 of 5000, KITTI 1 of 7481 images" in page
 
 
 def test_the_same_bytes_again(evaluate, runs, tmp_path):
@@ -155,6 +155,33 @@ def test_one_file_on_all_sets_and_a_set_of_ones_own(evaluate, runs, root, tmp_pa
     assert found["mine"]["figures"]["segm.AP"] == pytest.approx(100)
     assert found["mine"]["intervals"] == {}
     assert "no image of" in results["not_run"]["cls_agnostic_kitti, cls_agnostic_coco"]
+
+
+def test_files_of_a_folder_have_long_or_short_names(evaluate, runs):
+    (runs[0] / "cls_agnostic_coco.json").rename(runs[0] / "coco.json")
+    code, said, results = evaluate("--predictions", runs[0], "--resamples", 0)
+    assert code == 0, said
+    names = [found["data_set"] for found in results["results"]]
+    assert names == ["cls_agnostic_coco", "cls_agnostic_kitti"]
+
+
+def test_only_images_that_every_run_lists(evaluate, runs):
+    good, poor = runs
+    content = json.loads((good / "cls_agnostic_coco.json").read_text())
+    content["images"].pop()  # the second of two
+    content["annotations"].pop()
+    (good / "cls_agnostic_coco.json").write_text(json.dumps(content))
+    few = ("--predictions", good, "--predictions", poor, "--datasets", "coco")
+    everywhere = evaluate(*few)[2]["results"][0]
+    assert everywhere["figures"]["segm.AR100"] == pytest.approx(100 * 2 / 3)
+    code, said, results = evaluate(*few, "--only-listed")
+    assert code == 0, said
+    first, second = results["results"]
+    assert (first["images"], first["images_listed"], first["objects"]) == (1, 1, 2)
+    assert first["figures"]["segm.AR100"] == pytest.approx(100)
+    assert second["figures"]["segm.AR100"] == pytest.approx(50)
+    assert second["predictions"] == 1
+    assert "1 images, a subset of 5000, those of 3 that every run lists" in said
 
 
 def test_more_detections(evaluate, root, tmp_path):

@@ -71,3 +71,34 @@ def test_an_element_without_an_end_is_not_read_for_ever(tmp_path, monkeypatch):
 def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the labels .*gone: No such file"):
         list(JsonStream(tmp_path / "gone", "labels"))
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 1 << 20])
+def test_without_spans_the_same_values(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
+    content = {
+        "images": [{"id": n, "name": "söder }, {" if n == 7 else "x"} for n in range(20)],
+        "segments": [{"parts": [{"a": n}, {"b": [{}, {}]}]} for n in range(20)],
+        "mixed": [{}, 3, {"c": 4.5}, {"d": None}, "}, {", {"e": 1}, {"f": 2}],
+        "empty": [],
+    }
+    for separators in ((",", ":"), (" , ", " : ")):
+        path = tmp_path / "f.json"
+        path.write_text(json.dumps(content, ensure_ascii=False, separators=separators))
+        stream = JsonStream(path, spans=False)
+        found = {key: [] for key in content}
+        for element in stream:
+            found[element.section].append(element.value)
+        assert found == content
+        assert stream.lists == list(content)
+
+
+def test_what_python_cannot_take_is_refused(tmp_path):
+    (tmp_path / "f.json").write_text('{"a": [' + "[" * 100_000)
+    (tmp_path / "g.json").write_bytes(b'{"a": ["caf\xe9"], "b": 1}')
+    for name, message in (("f", "nested too deep"), ("g", "not UTF-8")):
+        for spans in (True, False):
+            with pytest.raises(
+                UserError, match=f"{name}.json is not valid JSON at byte.*{message}"
+            ):
+                list(JsonStream(tmp_path / f"{name}.json", spans=spans))

@@ -66,6 +66,15 @@ def test_everything_is_on_the_page(tmp_path):
     assert page.texts.count("A run") == 2  # window title and heading
 
 
+def test_columns_of_numbers_are_set_to_the_right(tmp_path):
+    rows = [["photos", 1.255, "kept"], ["scenes", "-", "gone"]]
+    page = report(tmp_path / "r.html", tables=[Table("T", ["data", "AP", "why"], rows, "", 2)])
+    cells = [(tag, attrs.get("class")) for tag, attrs in page.tags if tag in ("th", "td")]
+    for line in range(3):
+        assert [kind for _, kind in cells[3 * line : 3 * line + 3]] == [None, "number", None]
+    assert "1.25" in page.texts
+
+
 def test_links_are_relative_and_exist(tmp_path):
     page = report(tmp_path / "run" / "report.html")
     wanted = {"pictures/losses.png", *(f"p/{n}.png" for n in ("a0", "a1", "b0", "c0"))}
