@@ -25,7 +25,7 @@ from promerge_d2.labeler import Labeler, LabelResult
 from promerge_d2.labeler.filtering import mean_feature, mean_similarities
 from promerge_d2.labeler.prompting import covers_sides, normalize, prompt_grid, prompt_masks
 from promerge_d2.labeler.refinement import resize_mask, upsample
-from promerge_d2.labeler.scoring import resemblance_to_border
+from promerge_d2.labeler.scoring import resemblance_to_border, score_masks
 from promerge_d2.utils.image import ImageLike, load_image, resize_image
 from promerge_d2.visualization.overlay import draw_masks
 
@@ -34,6 +34,7 @@ THIN = 40  # of the shorter one, at least: a panorama is drawn wider than it is
 GAP = 24
 COLUMNS = 5
 TILES = 2  # prompts whose affinity is drawn, by row and by column
+ALONE = 3  # masks drawn one by one, by row and by column
 LISTED = 12  # scores written on the masks
 TEXT = 15  # size of the captions
 WHITE, PALE, GREY, BLACK = (255,) * 3, (238,) * 3, (110,) * 3, (20,) * 3
@@ -83,6 +84,11 @@ class View:
         """The panels that tell what the labeler did."""
         is_tree = getattr(self.config, "proposals", None) == "tree"
         return PANELS[self.labeler.name + (", tree" if is_tree else "")]
+
+    @functools.cached_property
+    def centred(self) -> torch.Tensor:
+        """(C, H, W) float32 normalised features without their mean, as the tree takes them."""
+        return normalize(self.features - self.features.mean(dim=(1, 2), keepdim=True))
 
     @functools.cached_property
     def prompts(self) -> np.ndarray:
@@ -333,8 +339,7 @@ def regions(view: View) -> Panel:
 def likeness_to_border(view: View) -> Panel:
     """The background cue of the scores."""
     quantile = view.config.background_quantile
-    centred = view.features - view.features.mean(dim=(1, 2), keepdim=True)
-    shares = resemblance_to_border(normalize(centred).numpy(), quantile)
+    shares = resemblance_to_border(view.centred.numpy(), quantile)
     return Panel(
         heat(shares.reshape(view.features.shape[1:]), view.photo),
         f"{view.settings('background_quantile')}",
@@ -350,12 +355,22 @@ def scored(view: View) -> Panel | None:
     if stages.merged is None or not len(stages.merged):
         return None
     most, least = stages.scores.max(), stages.scores.min()
+    best = stages.merged[: ALONE**2]
+    cues = score_masks(view.centred.numpy(), best, view.config.background_quantile)
+    del cues["score"]
+    costly = [min(cues, key=lambda name, i=i: cues[name][i]) for i in range(len(best))]
+    said = [
+        f"{score:.2f} {name} {cues[name][index]:.2f}"
+        for index, (score, name) in enumerate(zip(stages.scores, costly, strict=False))
+    ]
     return Panel(
-        view.on_photo(stages.merged[: LISTED // 2]),
+        one_by_one(view.photo, upsample(best, *view.photo.shape[:2]), said),
         f"{view.settings('max_iou', 'max_masks')}: {len(stages.merged)} of "
         f"{counted(stages.foreground, 'region')} kept, scores from {most:.2f} to {least:.2f}",
-        f"The {LISTED // 2} best regions. Of two that overlap by more than max_iou, the better one "
-        "stays.",
+        f"The {ALONE**2} best regions, each with its score and the cue that cost it most: contrast "
+        "with what is around, agreement (its feature finds just this region), background (unlike "
+        "the border), border (hardly on it), size. Of two that overlap by more than max_iou, the "
+        "better one stays.",
     )
 
 
@@ -375,12 +390,14 @@ def refined(view: View) -> Panel | None:
     before, after = view.stages.merged, view.result.records
     if before is None or not len(before):
         return None
+    drawn = after if len(after) <= LISTED else after[: LISTED // 2]  # more would hide each other
     return Panel(
-        draw_masks(view.photo, record_masks(view, after)),
+        draw_masks(view.photo, record_masks(view, drawn)),
         f"{view.settings('refine', 'refine_min_iou', 'unconfirmed', 'max_iou')}: {len(after)} of "
         f"{counted(before, 'mask')} kept",
         "Masks drawn along the edges of the image. One that changes to an IoU below "
-        "refine_min_iou is dropped, or kept unrefined: see unconfirmed.",
+        "refine_min_iou is dropped, or kept unrefined: see unconfirmed."
+        + ("" if drawn is after else f" The first {len(drawn)} are drawn."),
     )
 
 
@@ -406,6 +423,22 @@ def scores(view: View) -> Panel | None:
     )
 
 
+def ranked(view: View) -> Panel | None:
+    """The best of the final masks, each for itself, since they lie in one another."""
+    records = view.result.records
+    if not records:
+        return None
+    best = records[: ALONE**2]
+    said = [f"{record['score']:.2f}" for record in best]
+    return Panel(
+        one_by_one(view.photo, record_masks(view, best), said),
+        f"{counted(records, 'mask')}: scores from {records[0]['score']:.2f} to "
+        f"{records[-1]['score']:.2f}",
+        f"How likely each mask is an object: the best {len(best)}. Scores rank the masks of a data "
+        "set; small ones are usual. To train on the best only: INPUT.PSEUDO_LABELS.MIN_SCORE.",
+    )
+
+
 PANELS: dict[str, tuple[tuple[str, Callable[[View], Panel | None]], ...]] = {
     "promerge": (
         ("Photograph", photograph),
@@ -426,7 +459,7 @@ PANELS: dict[str, tuple[tuple[str, Callable[[View], Panel | None]], ...]] = {
         ("Likeness to the border", likeness_to_border),
         ("Best regions", scored),
         ("Refined", refined),
-        ("Scores", scores),
+        ("Scores", ranked),
     ),
     "maskcut": (
         ("Photograph", photograph),
@@ -536,6 +569,24 @@ def record_masks(view: View, records: Sequence[dict]) -> list[np.ndarray]:
         resize_mask(mask_utils.decode(r["segmentation"]).astype(bool), *view.photo.shape[:2])
         for r in records
     ]
+
+
+def one_by_one(photo: np.ndarray, masks: Sequence[np.ndarray], said: Sequence[str]) -> np.ndarray:
+    """Up to ``ALONE`` squared masks (h, w) bool, each alone on a small photograph (h, w, 3)."""
+    picture = np.full_like(photo, 255)
+    sides = [np.array_split(np.arange(side), ALONE) for side in photo.shape[:2]]
+    places = [np.ix_(rows[1:], columns[1:]) for rows in sides[0] for columns in sides[1]]
+    for place, mask, text in zip(places, masks, said, strict=False):
+        height, width = picture[place].shape[:2]
+        # faint and grey but for the mask
+        grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None] // 3 + 150
+        small = resize_image(np.where(mask[..., None], photo, grey).astype(np.uint8), height, width)
+        tile = Image.fromarray(small)
+        ImageDraw.Draw(tile).text(
+            (3, height - 3), text, WHITE, font(12), "lb", stroke_width=2, stroke_fill=BLACK
+        )
+        picture[place] = np.asarray(tile)
+    return picture
 
 
 def inner_point(mask: np.ndarray) -> tuple[int, int]:

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from promerge_d2.visualization.stages import (
     draw_sheet,
     heat,
     inner_point,
+    one_by_one,
     patch_center,
     pca_colors,
     view_stages,
@@ -331,6 +333,50 @@ def test_scores_are_written_best_first(monkeypatch):
     assert "2 masks: scores from 0.75 to 0.25" in text
     monkeypatch.setattr("promerge_d2.visualization.stages.LISTED", 1)
     assert written(view, monkeypatch).count("0.25") == 1  # in the caption only
+
+
+def test_best_regions_say_what_cost_them_most(monkeypatch):
+    """Each of nine tiles has its score and a cue whose value is no less than the score."""
+    view = view_of(ONE, proposals="tree", max_iou=0.7)
+    panels = panels_of(view)
+    assert list(panels) == [title for title, _ in PANELS["promerge, tree"]]
+    assert "regions kept, scores from 0." in panels["Best regions"].found
+    said = re.findall(
+        r"(0\.\d\d) (contrast|agreement|background|border|size) (0\.\d\d)",
+        written(view, monkeypatch),
+    )
+    assert len(said) == min(9, len(view.stages.merged)) > 3
+    for (score, _, cue), expected in zip(said, view.stages.scores, strict=False):
+        assert score == f"{expected:.2f}" <= cue
+
+
+def test_many_masks_are_not_all_drawn_over_each_other(monkeypatch):
+    view = view_of(ONE, proposals="tree", max_iou=0.7)
+    count = len(view.result.records)
+    assert count > 3
+    monkeypatch.setattr("promerge_d2.visualization.stages.LISTED", count)
+    all_drawn = panels_of(view)["Refined"]
+    assert "are drawn" not in all_drawn.shows
+    monkeypatch.setattr("promerge_d2.visualization.stages.LISTED", 2)
+    some_drawn = panels_of(view)["Refined"]
+    assert some_drawn.shows.endswith("The first 1 are drawn.")
+    assert (some_drawn.picture != all_drawn.picture).any()
+
+
+def test_masks_one_by_one_by_hand():
+    """Of the second mask, the right half, the second tile shows the photograph's right half."""
+    photo = np.full((90, 90, 3), (200, 0, 0), np.uint8)
+    right = np.zeros((90, 90), bool)
+    right[:, 45:] = True
+    picture = one_by_one(photo, [~right, right], ["", ""]).astype(int)
+    red = (picture[..., 0] - picture[..., 1]) > 150
+    assert red[10, 5]
+    assert not red[10, 25]
+    assert not red[10, 35]
+    assert red[10, 55]
+    assert (picture[31:] == 255).all()  # no more masks
+    labelled = one_by_one(photo, [right], ["0.50"])
+    assert (labelled[:30, :30] != picture[:30, 31:60][:, :1]).any()
 
 
 def test_every_labeler_has_panels():
