@@ -135,7 +135,7 @@ class _Images:
 
     def read_sizes(self, path: str | os.PathLike) -> list[str]:
         """See which images have annotations, and how the masks lie; the file's sections."""
-        stream = JsonStream(path, "label file")
+        stream = JsonStream(path, "label file", spans=False)
         upright = turned = 0
         for element in stream:
             if element.section not in ("annotations", "") or not isinstance(element.value, dict):
@@ -175,7 +175,7 @@ def _images(table: _Images, used_only: bool, found: Imported) -> Iterator[dict]:
 
 def _annotations(source: str | os.PathLike, table: _Images, found: Imported) -> Iterator[dict]:
     for place, element in enumerate(
-        e for e in JsonStream(source, "label file") if e.section in ("annotations", "")
+        e for e in JsonStream(source, "label file", spans=False) if e.section in ("annotations", "")
     ):
         annotation = element.value if isinstance(element.value, dict) else {}
         key = _key(annotation.get("image_id"))
@@ -208,7 +208,7 @@ def _annotations(source: str | os.PathLike, table: _Images, found: Imported) -> 
 
 
 def _section(path: str | os.PathLike, section: str) -> Iterator[dict]:
-    for element in JsonStream(path, "label file"):
+    for element in JsonStream(path, "label file", spans=False):
         if element.section == section:
             if not isinstance(element.value, dict):
                 raise UserError(f"{path}: {section} holds {str(element.value)[:100]}")

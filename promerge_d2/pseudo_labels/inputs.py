@@ -200,7 +200,7 @@ def _list_tar(path: Path, name: str) -> Iterator[ImageFile]:
 
 def _read_coco(path: Path) -> dict[str, int]:
     """Name to id."""
-    stream = JsonStream(path, "input")
+    stream = JsonStream(path, "input", spans=False)
     ids: dict[str, int] = {}
     for element in stream:
         if element.section != "images":

@@ -89,7 +89,7 @@ def validate_labels(
         UserError: it is no COCO file.
     """
     check = _Check(os.fspath(path), None if image_root is None else Path(image_root))
-    stream = JsonStream(path, "label file")
+    stream = JsonStream(path, "label file", spans=False)
     postponed = False
     for element in stream:
         if element.section == "images":
@@ -107,7 +107,7 @@ def validate_labels(
     if missing := {"images", "annotations"} - set(stream.sections):
         raise UserError(f"{path} is no COCO file: it has no list {min(missing)!r}")
     if postponed:
-        for element in JsonStream(path, "label file"):
+        for element in JsonStream(path, "label file", spans=False):
             if element.section == "annotations":
                 check.annotation(element.value)
     return check.finish()
