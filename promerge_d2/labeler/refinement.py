@@ -135,9 +135,14 @@ def upsample(masks: np.ndarray, height: int, width: int, how: str = "nearest") -
 
 def fill_holes(masks: np.ndarray) -> np.ndarray:
     """Masks (M, h, w) bool with all that they enclose (4-connected) made part of them."""
-    rest = np.pad(~masks, ((0, 0), (1, 1), (1, 1)), constant_values=True)
-    labels, _ = label_components(rest)
-    return ~(labels == labels[:, :1, :1])[:, 1:-1, 1:-1]
+    filled = masks.copy()
+    for mask in filled:
+        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+        box = mask[y : y + height, x : x + width]  # holes lie within
+        rest = np.pad(~box, 1, constant_values=True)
+        _, labels = cv2.connectedComponents(rest.view(np.uint8), connectivity=4)
+        box |= (labels != labels[0, 0])[1:-1, 1:-1]
+    return filled
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -171,8 +176,8 @@ def refine_masks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Refine masks along the image's edges.
 
-    Holes of a refined mask are filled. A mask is not confirmed when the refined one's IoU with it
-    is below ``min_iou``. With the refiner ``none`` the masks stay as they are.
+    Holes are filled. A mask is not confirmed when the refined one's IoU with it is below
+    ``min_iou``. With the refiner ``none`` the masks stay as they are.
 
     Args:
         image: (h, w, 3) uint8 RGB, the working image.
@@ -180,7 +185,8 @@ def refine_masks(
         refiner: a name of ``REFINERS``.
         min_iou: in [0, 1].
         upsampling: see ``upsample``.
-        unconfirmed: ``"drop"`` masks that are not confirmed, or ``"keep"`` them unrefined.
+        unconfirmed: ``"drop"`` masks that are not confirmed, or ``"keep"`` them unrefined, their
+            holes filled.
 
     Returns:
         Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
@@ -193,7 +199,7 @@ def refine_masks(
     union = np.count_nonzero(before | after, axis=(1, 2))
     confirmed = np.count_nonzero(before & after, axis=(1, 2)) / union >= min_iou
     if unconfirmed == "keep":
-        after[~confirmed] = before[~confirmed]
+        after[~confirmed] = fill_holes(before[~confirmed])
         return after, np.arange(len(masks))
     kept = np.flatnonzero(confirmed)
     return after[kept], kept

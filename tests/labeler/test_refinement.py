@@ -3,12 +3,14 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import binary_fill_holes
 
 from promerge_d2.labeler import refinement
 from promerge_d2.labeler.refinement import (
     check_refiner,
     dense_crf,
     drop_fragments,
+    fill_holes,
     refine_masks,
     resize_mask,
     upsample,
@@ -240,6 +242,23 @@ def test_unconfirmed_masks_are_dropped_or_kept():
     assert indices.tolist() == [0, 1]
     assert np.array_equal(both[0], dropped[0])
     assert np.array_equal(both[1], upsample(masks, 40, 40)[1])
+
+
+def test_kept_masks_have_no_holes(monkeypatch):
+    ring = grid(".....", ".###.", ".#.#.", ".###.", ".....")
+    fake(monkeypatch, lambda image, masks: np.zeros_like(masks))
+    kept, _ = refine_masks(
+        np.zeros((5, 5, 3), np.uint8), ring[None], "fake", 0.5, unconfirmed="keep"
+    )
+    assert np.array_equal(kept[0], grid(".....", ".###.", ".###.", ".###.", "....."))
+
+
+def test_holes_are_filled_as_scipy_does():
+    masks = np.random.default_rng(0).random((20, 13, 17)) < np.linspace(0.2, 1, 20)[:, None, None]
+    masks[3] = False
+    expected = [binary_fill_holes(mask) for mask in masks]
+    assert np.array_equal(fill_holes(masks), expected)
+    assert any((filled != mask).any() for filled, mask in zip(expected, masks, strict=True))
 
 
 def test_fragments_by_hand():
