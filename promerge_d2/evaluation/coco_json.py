@@ -444,7 +444,7 @@ def _file_name(record: dict[str, Any], where: Where) -> str | None:
 
 def _number(value: Any, key: str, where: Where) -> float:
     try:
-        if type(value) in _PLAIN and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     except OverflowError:  # an integer too large for a float
         pass

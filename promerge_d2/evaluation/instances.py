@@ -106,14 +106,14 @@ class InstanceTable(Sequence[Instance]):
         image_ids = list(image_ids)
         places = {image_id: i for i, image_id in enumerate(image_ids)}
         for item in instances:
-            size, mask = ((0, 0), None) if item.rle is None else item.rle.values()
+            rle = item.rle or {"size": (0, 0), "counts": None}
             columns.add(
                 item.where.index,
                 item.where.ids.get("id"),
                 places[item.image_id],
                 item.box,
-                mask,
-                size,
+                rle["counts"],
+                rle["size"],
                 item.area,
                 item.crowd,
                 item.score,

@@ -60,13 +60,15 @@ class Sections:
         return any(key in stream.sections for _ in stream) or key in stream.sections
 
     def records(self, key: str) -> Iterable[Any]:
-        """The records of a section, or of the bare list.
+        """The records of a section, or with an empty key of the bare list.
 
         Raises:
             UserError: there is no such list; of a streamed file, when its end is reached.
         """
+        if self.is_list and key:
+            raise self._no_list(key)
         if self.content is None:
-            return self._streamed("" if self.is_list else key)
+            return self._streamed(key)
         if self.is_list:
             return self.content
         if not isinstance(self.content, dict) or not isinstance(self.content.get(key), list):

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 from promerge_d2.utils.errors import UserError
 
 _CHUNK = 1 << 20  # bytes read at once
-_LONGEST = 1 << 28  # bytes of one element; what goes on for longer is broken
+_LONGEST = 1 << 26  # bytes of one element; what goes on for longer is broken
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BORDER = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*(?=\{)")  # between two objects
 _GOES_ON = ("", *".eE")  # what may follow the digits of a number, the end of the text included

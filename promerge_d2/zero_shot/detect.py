@@ -8,6 +8,7 @@ bytes for any number of processes. Images go through the detector one by one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -29,6 +30,8 @@ from promerge_d2.zero_shot.files import inside
 from promerge_d2.zero_shot.harness import DataSet
 
 logger = logging.getLogger(__name__)
+
+Place = tuple[Path, int]  # a file of detections, and where in it an image's line starts
 
 
 def fingerprint(cfg: CfgNode) -> str:
@@ -70,7 +73,7 @@ def detect(cfg: CfgNode, model: torch.nn.Module, data_set: DataSet, folder: Path
     if comm.is_main_process():
         make_folder(parts)
     comm.synchronize()
-    done = _read_parts(parts)
+    done = _find(parts)
     todo = [image for image in truth.images.values() if image.id not in done]
     comm.synchronize()  # before anybody writes, all have read
     if todo:
@@ -88,7 +91,7 @@ def detect(cfg: CfgNode, model: torch.nn.Module, data_set: DataSet, folder: Path
         _infer(cfg, model, dicts, parts / f"{comm.get_rank()}.jsonl", masks=not truth.box_only)
     comm.synchronize()
     if comm.is_main_process():
-        _join(output, truth, _read_parts(parts), key)
+        _join(output, truth, _find(parts), key)
         shutil.rmtree(parts)
     comm.synchronize()
     return output
@@ -115,18 +118,17 @@ def _infer(
             file.flush()
 
 
-def _read_parts(parts: Path) -> dict[ImageId, list[dict[str, Any]]]:
-    """Detections by image; a line that a stop cut off is left out and computed again."""
-    done = {}
+def _find(parts: Path) -> dict[ImageId, Place]:
+    """Where each image's line is; one that a stop cut off is left out and computed again."""
+    found = {}
     for part in sorted(parts.glob("*.jsonl")):
-        with open(part, encoding="utf-8") as file:
+        start = 0
+        with open(part, "rb") as file:
             for line in file:
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue
-                done[record["image_id"]] = record["detections"]
-    return done
+                with contextlib.suppress(ValueError):
+                    found[json.loads(line)["image_id"]] = part, start
+                start += len(line)
+    return found
 
 
 def _made_by(output: Path, key: str) -> bool:
@@ -141,19 +143,26 @@ def _head(key: str) -> str:
     return f'{{"info": {{"detector": "{key}"}},\n'
 
 
-def _join(
-    output: Path, truth: GroundTruth, found: dict[ImageId, list[dict[str, Any]]], key: str
-) -> None:
+def _join(output: Path, truth: GroundTruth, found: dict[ImageId, Place], key: str) -> None:
+    """Write the file, one image's detections in memory at a time."""
     images = [
         {"id": i.id, "file_name": i.file_name, "width": i.width, "height": i.height}
         for i in truth.images.values()
     ]
-    lines = (json.dumps(record) for image in truth.images for record in found[image])
-    with atomic_path(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with (
+        atomic_path(output) as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+        contextlib.ExitStack() as stack,
+    ):
+        names = sorted({part for part, _ in found.values()})
+        parts = {part: stack.enter_context(open(part, "rb")) for part in names}
         file.write(f'{_head(key)}"categories": [{{"id": 1, "name": "object"}}],\n')
         file.write(f'"images": {json.dumps(images)},\n"annotations": [\n')
         separator = ""
-        for line in lines:
-            file.write(separator + line)
-            separator = ",\n"
+        for image_id in truth.images:
+            part, start = found[image_id]
+            parts[part].seek(start)
+            for record in json.loads(parts[part].readline())["detections"]:
+                file.write(separator + json.dumps(record))
+                separator = ",\n"
         file.write("\n]}\n")

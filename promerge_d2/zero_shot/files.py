@@ -10,7 +10,7 @@ from PIL import Image
 from promerge_d2.utils.errors import UserError
 
 _ORIENTATION = 0x0112  # the EXIF tag
-_LONGEST = 1000  # characters of a path; systems take some thousand
+_LONGEST = 255, 2000  # bytes of one name and of a path that every system takes
 
 
 def need(path: Path, page: str) -> Path:
@@ -35,7 +35,11 @@ def inside(root: Path, file_name: str | None, where: str) -> Path:
             f"{where}: the file name {file_name!r} leads out of the image folder; names must be "
             "relative paths without '..'"
         )
-    if "\0" in str(name) or len(str(name)) > _LONGEST:
+    one, whole = (
+        max(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        for texts in (name.parts, [str(name)])
+    )
+    if "\0" in str(name) or one > _LONGEST[0] or whole > _LONGEST[1]:
         raise UserError(f"{where}: {reprlib.repr(file_name)} cannot be a file name")
     return root / name
 

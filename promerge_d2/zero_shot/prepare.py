@@ -19,7 +19,7 @@ from promerge_d2.utils.files import atomic_path, check_writable, sha256_of, writ
 from promerge_d2.utils.progress import progress
 from promerge_d2.zero_shot.benchmarks import BENCHMARKS, Benchmark
 from promerge_d2.zero_shot.files import image_size, inside
-from promerge_d2.zero_shot.readers import Record, Source
+from promerge_d2.zero_shot.readers import Record, Source, one_of
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def _check_image(path: Path, record: Record) -> tuple[str | None, Record]:
 
 def _of_images(annotations: Iterable[Record], left_out: set[Any]) -> Iterator[Record]:
     for record in annotations:
-        if not isinstance(record, dict) or record.get("image_id") not in left_out:
+        if not isinstance(record, dict) or not one_of(record, "image_id", left_out):
             yield record
 
 

@@ -9,8 +9,9 @@ difficult objects, groups of OpenImages.
 from __future__ import annotations
 
 import csv
+import reprlib
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -156,8 +157,8 @@ def read_lvis(annotations: Path, page: str, only_coco: bool = True) -> Source:
     if not only_coco:
         records = _annotations(file, images, images)
         return Source(str(annotations), images, records, ("all categories",))
-    categories = {record["name"]: record["id"] for record in file.records("categories")}
-    found, lacking = cocofied(categories)
+    categories = _categories(file)
+    found, lacking = cocofied(categories.values())
     if not found:
         raise UserError(f"{annotations} has no category of COCO; is it an LVIS file?")
     notes = (
@@ -166,7 +167,7 @@ def read_lvis(annotations: Path, page: str, only_coco: bool = True) -> Source:
         "objects of categories that LVIS did not annotate in an image count as background, as "
         "the peers score it",
     )
-    chosen = {categories[name] for name in found}
+    chosen = {category_id: name in found for category_id, name in categories.items()}
     records = _annotations(file, images, images, chosen)
     return Source(str(annotations), images, records, notes)
 
@@ -407,8 +408,8 @@ def _images(file: Sections, url_first: bool = False) -> list[Record]:
     """
     images = []
     for index, record in enumerate(file.records("images")):
-        if not isinstance(record, dict) or "id" not in record:
-            raise UserError(f"{file.name}: images[{index}] has no 'id'")
+        if not isinstance(record, dict) or not isinstance(record.get("id"), int | float | str):
+            raise UserError(f"{file.name}: images[{index}] has no 'id' that is a number or a text")
         name = record.get("file_name")
         if url_first and isinstance(record.get("coco_url"), str):
             name = "/".join(record["coco_url"].split("/")[-2:])
@@ -425,17 +426,40 @@ def _annotations(
     file: Sections,
     images: list[Record],
     kept: list[Record],
-    categories: set[int] | None = None,
+    categories: Mapping[int | str, bool] | None = None,
 ) -> Iterator[Record]:
-    """Annotations of the images ``kept`` out of ``images``, and of ``categories``."""
+    """Annotations of the images ``kept`` out of ``images``, of categories that are true."""
     left_out = {image["id"] for image in images} - {image["id"] for image in kept}
-    for record in file.records("annotations"):
+    for index, record in enumerate(file.records("annotations")):
         if not isinstance(record, dict):
             yield record  # the writer names it
-        elif record.get("image_id") not in left_out and (
-            categories is None or record.get("category_id") in categories
-        ):
+        elif one_of(record, "image_id", left_out):
+            continue
+        elif categories is None:
             yield _kept(record)
+        elif not one_of(record, "category_id", categories):
+            raise UserError(
+                f"{file.name}: annotations[{index}] (id {record.get('id')!r}) has the category_id "
+                f"{reprlib.repr(record.get('category_id'))}, which the file does not list"
+            )
+        elif categories[record["category_id"]]:
+            yield _kept(record)
+
+
+def _categories(file: Sections) -> dict[int | str, str]:
+    """Names of the categories of a COCO-style file by their ids."""
+    names = {}
+    for index, record in enumerate(file.records("categories")):
+        whole = isinstance(record, dict) and isinstance(record.get("name"), str)
+        if not whole or not isinstance(record.get("id"), int | str):
+            raise UserError(f"{file.name}: categories[{index}] has no 'id' or no 'name'")
+        names[record["id"]] = record["name"]
+    return names
+
+
+def one_of(record: Record, key: str, values: Container[Any]) -> bool:
+    """Whether a record's id is among ``values``; lists and the like are not."""
+    return isinstance(record.get(key), int | float | str) and record[key] in values
 
 
 def _kept(record: Record) -> Record:

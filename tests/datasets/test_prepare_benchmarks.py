@@ -232,6 +232,11 @@ def test_lvis_v1(prepare, tmp_path):
     assert names == ["val2017/000000000001.jpg", "train2017/000000000002.jpg"]
     assert [record["id"] for record in content["annotations"]] == [1, 3]
     assert "hot dog" in summary["notes"][0]
+    official["annotations"][1]["category_id"] = 77
+    write(tmp_path / "coco" / "annotations" / "lvis_v1_val.json", official)
+    code, said = prepare("lvis", tmp_path)
+    assert code == 3
+    assert "annotations[1] (id 2) has the category_id 77, which the file does not list" in said
     assert prepare("lvis", tmp_path, "--categories", "all")[0] == 0
     assert len(result(tmp_path, "cls_agnostic_lvis")[0]["annotations"]) == 3
 
@@ -484,7 +489,7 @@ def test_imagenet(prepare, tmp_path):
 TOOLS = sorted(
     path.stem.removeprefix("prepare_")
     for path in (ROOT / "datasets").glob("prepare_*.py")
-    if path.stem != "prepare_sample"
+    if path.stem not in ("prepare_sample", "prepare_coco_semi")  # they convert nothing official
 )
 
 
@@ -523,6 +528,9 @@ def test_every_benchmark_has_its_tool():
          "its mask is 8 x 6 pixels"),
         (lambda c: c["annotations"].insert(0, 5), "annotations[0] is 5, not an object"),
         (lambda c: c.pop("annotations"), "it has no list 'annotations'"),
+        (lambda c: c["annotations"][0].update(image_id=[7]), "the image id is [7]"),
+        (lambda c: c["images"][0].update(id={}), "images[0] has no 'id'"),
+        (lambda c: c["images"][0].update(file_name="a" * 300), "cannot be a file name"),
     ],
 )  # fmt: skip
 def test_hostile_coco_names_the_record(prepare, coco_root, change, message):

@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
+from pycocotools import mask as mask_api
 
 from promerge_d2.evaluation import (
     METRICS,
@@ -95,16 +96,22 @@ def test_unknown_backend():
         _ours(*_random_case(0), "bbox", "fast")
 
 
-@pytest.mark.parametrize("seed", [0, 5])
-def test_equal_to_detectron2s_evaluator(seed, tmp_path):
-    """The same detections through ``COCOEvaluator``, ties, crowds and crowded images included."""
-    truth, guesses = _random_case(seed)
-    rng = np.random.default_rng(seed)
-    guesses = [
-        {**guess, "bbox": [float(np.float32(v)) for v in guess["bbox"]]}
-        for guess in guesses
-        for _ in range(1 + (rng.random() < 0.5))
-    ]
+class KeepsStats(COCOEvaluator):
+    """Keeps AR too, which detectron2 only prints."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.stats = {}
+
+    def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
+        self.stats[iou_type] = coco_eval.stats
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)
+
+
+@pytest.mark.parametrize(("case", "seed"), [(_random_case, 0), (_many, 5)])
+def test_equal_to_detectron2s_evaluator(case, seed, tmp_path):
+    """The same detections through ``COCOEvaluator``: ties, crowds, empty and crowded images."""
+    truth, guesses = case(seed)
     path = tmp_path / "truth.json"
     path.write_text(json.dumps({**truth, "info": {}}))
     name = f"exact_{seed}"
@@ -115,27 +122,35 @@ def test_equal_to_detectron2s_evaluator(seed, tmp_path):
     given = []
     try:
         logging.disable(logging.INFO)
-        evaluator = COCOEvaluator(name, ("bbox",), False, None, use_fast_impl=False)
+        evaluator = KeepsStats(name, ("bbox", "segm"), False, None, use_fast_impl=False)
         evaluator.reset()
         for image in truth["images"]:
             own = [guess for guess in guesses if guess["image_id"] == image["id"]]
-            found = Instances((image["height"], image["width"]))
+            height, width = image["height"], image["width"]
+            found = Instances((height, width))
             boxes = torch.tensor([guess["bbox"] for guess in own]).reshape(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
             found.pred_boxes = Boxes(boxes)
             found.scores = torch.tensor([guess["score"] for guess in own])
             found.pred_classes = torch.zeros(len(own), dtype=torch.int64)
+            rles = [to_rle(guess["segmentation"], height, width, "guess") for guess in own]
+            masks = [mask_api.decode(rle) for rle in rles]
+            found.pred_masks = torch.tensor(np.array(masks, bool).reshape(-1, height, width))
             given += instances_to_coco_json(found, image["id"])
             evaluator.process([{"image_id": image["id"]}], [{"instances": found}])
-        theirs = evaluator.evaluate()["bbox"]
+        theirs = evaluator.evaluate()
     finally:
         logging.disable(logging.NOTSET)
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    ours = _ours(truth, given, "bbox")
-    for metric in METRICS[:6]:
-        value = ours[metric] if ours[metric] != -1 else float("nan")
-        assert theirs[metric] == pytest.approx(value, abs=1e-12, nan_ok=True)
+    for iou_type in ("bbox", "segm"):
+        ours = _ours(truth, given, iou_type)
+        expected = [value * 100 if value >= 0 else -1 for value in evaluator.stats[iou_type]]
+        assert list(ours.values()) == expected
+        assert 0 < ours["AP"] < 100
+        for metric in METRICS[:6]:
+            value = ours[metric] if ours[metric] != -1 else float("nan")
+            assert theirs[iou_type][metric] == pytest.approx(value, abs=1e-12, nan_ok=True)
 
 
 # --- worked out by hand ---------------------------------------------------------------------------

@@ -249,8 +249,19 @@ def test_empty_predictions_are_refused(evaluate, tmp_path):
     assert "empty.json is not valid JSON" in said
 
 
-@pytest.mark.parametrize("name", ["../../secret.png", "/etc/secret.png", "a/../../b.png"])
-def test_pictures_outside_the_root_are_never_read(evaluate, runs, root, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../../secret.png", "leads out of the image folder"),
+        ("/etc/secret.png", "leads out of the image folder"),
+        ("a/../../b.png", "leads out of the image folder"),
+        ("C:\\secret.png", "leads out of the image folder"),
+        ("a\0.png", "cannot be a file name"),
+        ("a" * 256, "cannot be a file name"),
+        ("a/" * 2000, "cannot be a file name"),
+    ],
+)
+def test_pictures_outside_the_root_are_never_read(evaluate, runs, root, name, message):
     file = root / "coco" / "annotations" / "coco_cls_agnostic_instances_val2017.json"
     content = json.loads(file.read_text())
     content["images"][0]["file_name"] = name
@@ -259,7 +270,7 @@ def test_pictures_outside_the_root_are_never_read(evaluate, runs, root, name):
     (runs[0] / "cls_agnostic_coco.json").write_text(json.dumps(predictions))
     code, said, _ = evaluate("--predictions", runs[0])
     assert code == 3
-    assert "leads out of the image folder" in said
+    assert message in said
     assert "image 1" in said
 
 
