@@ -125,10 +125,11 @@ def test_weights_that_do_not_fit_are_refused(demo, weights, photos, tmp_path):  
         (["photos"], "out", ["--json", "photos"], "photos: it is a folder"),
     ],
 )
-def test_bad_input(demo, photos, tmp_path, inputs, output, more, message):  # noqa: F811
+def test_bad_input(monkeypatch, capsys, config, photos, tmp_path, inputs, output, more, message):  # noqa: F811
     inputs = [tmp_path / name for name in inputs]
     more = [tmp_path / value if value == "photos" else value for value in more]
-    code, said = demo("--input", *inputs, "--output", tmp_path / output, *more)
-    assert code == 3
+    command = ("--config", config(), "--input", *inputs, "--output", tmp_path / output, *more)
+    assert run_tool(monkeypatch, "demo.py", *command) == 3
+    said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
