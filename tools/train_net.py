@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
@@ -13,6 +14,7 @@ from detectron2.utils import comm
 import promerge_d2  # noqa: F401 - registers heads, backbones and data sets
 from promerge_d2.engine import ProMergeTrainer, setup
 from promerge_d2.engine.launch import launch_run
+from promerge_d2.engine.lazy import LazyTrainer, read_lazy, settings_of, setup_lazy, test_lazy
 from promerge_d2.engine.setup import check_device, read_config
 from promerge_d2.utils.cli import EXIT_OK, ArgumentParser, run_tool
 
@@ -24,6 +26,7 @@ examples:
         SOLVER.REFERENCE_WORLD_SIZE 8 DATASETS.TRAIN "('mine',)" \\
         DATASETS.PROMERGE "[['mine', 'labels.json', 'photos']]"
   go on after a stop:        ... --resume
+  a LazyConfig:              ... --config configs/promerge_cascade.py train.output_dir=out
   two processes on a CPU:    ... --num-gpus 2 MODEL.DEVICE cpu
   evaluate a checkpoint:     ... --eval-only MODEL.WEIGHTS output/model_final.pth
 """
@@ -41,7 +44,7 @@ def main() -> int:
     parser.add_argument("--config", dest="config_file", help="the same as --config-file")
     args = parser.parse_args()
     if args.num_gpus * args.num_machines > 1:
-        cfg = read_config(args.config_file, args.opts)
+        cfg = settings(args)
         args.device = cfg.MODEL.DEVICE
         if args.device.startswith("cpu"):
             check_device(cfg)  # said once, before there are several processes
@@ -49,16 +52,33 @@ def main() -> int:
     return EXIT_OK
 
 
+def is_lazy(args: argparse.Namespace) -> bool:
+    """Whether the config is a Python file."""
+    return args.config_file.endswith(".py")
+
+
+def settings(args: argparse.Namespace) -> CfgNode:
+    """The configuration, not checked."""
+    if is_lazy(args):
+        return settings_of(read_lazy(args.config_file, args.opts))
+    return read_config(args.config_file, args.opts)
+
+
 def run(args: argparse.Namespace) -> dict:
     """One process's work: evaluate, or train (and evaluate as the config says)."""
-    cfg = setup(args)
+    if is_lazy(args):
+        config, trainer, test = setup_lazy(args), LazyTrainer, test_lazy
+        cfg = settings_of(config)
+    else:
+        config = cfg = setup(args)
+        trainer, test = ProMergeTrainer, ProMergeTrainer.test
     if not args.eval_only:
-        trainer = ProMergeTrainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
-    model = ProMergeTrainer.build_model(cfg)
+        running = trainer(config)
+        running.resume_or_load(resume=args.resume)
+        return running.train()
+    model = trainer.build_model(config)
     DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
-    results = ProMergeTrainer.test(cfg, model)
+    results = test(config, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

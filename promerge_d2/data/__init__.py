@@ -8,9 +8,11 @@ from promerge_d2.data.datasets import (
     register_from_config,
     register_promerge_instances,
 )
+from promerge_d2.data.semi_supervised import register_semi_supervised
 
 register_builtins()
 register_benchmarks()
+register_semi_supervised()
 
 __all__ = [
     "CopyPasteMapper",

@@ -94,10 +94,12 @@ def check_datasets(names: list[str] | tuple[str, ...]) -> None:
             if path and not os.path.exists(path)
         ]
         if missing:
-            how = metadata.get("how") or (
-                f"label images with: python tools/label_images.py --input "
-                f"{metadata.get('image_root')} --output {metadata.get('json_file')}"
-            )
+            how = metadata.get("how") or "get them from where the data set is published"
+            if metadata.get("evaluator_type") == "class_agnostic" and not metadata.get("how"):
+                how = (
+                    f"label images with: python tools/label_images.py --input "
+                    f"{metadata.get('image_root')} --output {metadata.get('json_file')}"
+                )
             problems.append(
                 f"the data set {name!r} needs {' and '.join(missing)}, which "
                 f"{'is' if len(missing) == 1 else 'are'} not there; {how}"
@@ -124,6 +126,15 @@ BUILTINS = {
         "--input $DETECTRON2_DATASETS/imagenet/train --output $DETECTRON2_DATASETS/imagenet/"
         "annotations/promerge_release_train.json",
     ),
+    **{
+        f"imagenet_promerge_train_r{number}": Builtin(
+            f"imagenet/annotations/promerge_train_r{number}.json",
+            "imagenet/train",
+            "self-training makes it (python tools/self_train.py --help, docs/recipe.md): link "
+            "that round's labels there",
+        )
+        for number in (1, 2)
+    },
 }
 
 

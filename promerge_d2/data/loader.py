@@ -18,8 +18,11 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, DatasetFromList
 from detectron2.data.build import trivial_batch_collator
+from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from promerge_d2.data.copy_paste import CopyPasteMapper
+from promerge_d2.data.mapper import LabelMapper
 from promerge_d2.utils.chance import IMAGE, ORDER, chance_of
 from promerge_d2.utils.errors import UserError
 
@@ -168,3 +171,42 @@ def build_loader(dataset: MappedDraws, stream: BatchStream, num_workers: int = 0
         collate_fn=trivial_batch_collator,
         generator=torch.Generator(),  # its seeds for workers are not the model's to draw
     )
+
+
+def build_train_loader(
+    names: Sequence[str],
+    mapper: LabelMapper,
+    *,
+    batch: int,
+    seed: int,
+    paste: dict | None = None,
+    filter_empty: bool = True,
+    group_by_orientation: bool = True,
+    num_workers: int = 0,
+) -> DataLoader:
+    """This process's part of the batches of some data sets.
+
+    Args:
+        names: registered data sets.
+        mapper: turns a dict into an example.
+        batch: images an iteration, of all processes.
+        seed: of all that is drawn.
+        paste: ``rate``, ``min_ratio`` and ``max_ratio`` of ``CopyPasteMapper``, or None.
+        filter_empty: leave out images without anything to train on.
+        group_by_orientation: see ``BatchStream``.
+        num_workers: processes that map.
+
+    Raises:
+        UserError: no image is left, or the batch cannot be shared out.
+    """
+    images = training_images(names, mapper.choice.has_target if filter_empty else None)
+    stream = BatchStream(
+        len(images.dicts),
+        batch,
+        seed,
+        images.portrait if group_by_orientation else None,
+        comm.get_rank(),
+        comm.get_world_size(),
+    )
+    whole = CopyPasteMapper(mapper, images.dicts, **paste) if paste else mapper
+    return build_loader(MappedDraws(images.dicts, whole), stream, num_workers)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils.logger import setup_logger
 
@@ -46,6 +47,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_device(cfg)
     last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
     check_files(cfg, args.eval_only, resumed=args.resume and os.path.isfile(last))
+    check_classes(cfg)
     if not args.eval_only:
         check_masks(cfg)
         check_labels(cfg)
@@ -130,6 +132,22 @@ def check_files(cfg: CfgNode, eval_only: bool, resumed: bool = False) -> None:
             problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
+
+
+def check_classes(cfg: CfgNode) -> None:
+    """Refuse data with other classes than the detector has.
+
+    Raises:
+        UserError: with the number to set.
+    """
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        classes = len(MetadataCatalog.get(name).get("thing_classes", ()))
+        if classes and classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            raise UserError(
+                f"the data set {name} has {classes} classes, the detector "
+                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: set MODEL.ROI_HEADS.NUM_CLASSES {classes}, or "
+                "take other data"
+            )
 
 
 def check_masks(cfg: CfgNode) -> None:

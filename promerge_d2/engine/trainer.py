@@ -5,21 +5,21 @@ from __future__ import annotations
 import copy
 import os
 import weakref
-from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, hooks
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from promerge_d2.data import CopyPasteMapper
-from promerge_d2.data.loader import BatchStream, MappedDraws, build_loader, training_images
-from promerge_d2.data.mapper import LabelChoice, LabelMapper
+from promerge_d2.data.loader import MappedDraws, build_loader, build_train_loader
+from promerge_d2.data.mapper import LabelMapper
 from promerge_d2.evaluation import ClassAgnosticEvaluator
 from promerge_d2.utils.chance import STEP, seed_torch
 from promerge_d2.utils.errors import UserError
@@ -38,24 +38,34 @@ class ProMergeTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         super(DefaultTrainer, self).__init__()  # DefaultTrainer's own knows DDP on GPUs only
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size()).clone()
-        cfg.defrost()
-        if cfg.SEED < 0:
-            cfg.SEED = comm.shared_random_seed()
-        cfg.freeze()
-        self.cfg = cfg
+        self.config, self.cfg = config, cfg = self.prepare(cfg)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
 
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
+        model = self.build_model(config)
+        optimizer = self.build_optimizer(config, model)
         trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = trainer(distribute(model), self.build_train_loader(cfg), optimizer)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self._trainer = trainer(distribute(model), self.build_train_loader(config), optimizer)
+        self.scheduler = self.build_lr_scheduler(config, optimizer)
         self.checkpointer = Checkpointer(
             self._trainer.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def prepare(cls, config: CfgNode) -> tuple[CfgNode, CfgNode]:
+        """Fit a configuration to the number of processes, and draw a seed if it has none.
+
+        Returns:
+            What the builders of model, optimiser, schedule and loader take; and what the trainer
+            itself goes by. Here they are the same.
+        """
+        cfg = cls.auto_scale_workers(config, comm.get_world_size()).clone()
+        cfg.defrost()
+        if cfg.SEED < 0:
+            cfg.SEED = comm.shared_random_seed()
+        cfg.freeze()
+        return cfg, cfg
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> torch.utils.data.DataLoader:
@@ -69,38 +79,33 @@ class ProMergeTrainer(DefaultTrainer):
                 "DATALOADER.SAMPLER_TRAIN has to be TrainingSampler (every image once an epoch), "
                 f"not {cfg.DATALOADER.SAMPLER_TRAIN}: a resumed run must find its order again"
             )
-        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        keep = LabelChoice.from_config(cfg).has_target if filter_empty else None
-        images = training_images(cfg.DATASETS.TRAIN, keep)
-        stream = BatchStream(
-            len(images.dicts),
-            cfg.SOLVER.IMS_PER_BATCH,
-            max(0, cfg.SEED),
-            images.portrait if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
-            comm.get_rank(),
-            comm.get_world_size(),
-        )
-        dataset = MappedDraws(images.dicts, cls.build_train_mapper(cfg, images.dicts))
-        return build_loader(dataset, stream, cfg.DATALOADER.NUM_WORKERS)
-
-    @classmethod
-    def build_train_mapper(cls, cfg: CfgNode, dicts: Sequence[dict]) -> Callable[[dict], dict]:
-        """What turns a dict into a training example.
-
-        Args:
-            cfg: the configuration.
-            dicts: all images of the data set, to draw donors from.
-        """
-        mapper = LabelMapper(cfg, True)
         paste = cfg.INPUT.COPY_PASTE
-        if not paste.ENABLED:
-            return mapper
-        return CopyPasteMapper(mapper, dicts, paste.RATE, paste.MIN_RATIO, paste.MAX_RATIO)
+        return build_train_loader(
+            cfg.DATASETS.TRAIN,
+            LabelMapper(cfg, True),
+            batch=cfg.SOLVER.IMS_PER_BATCH,
+            seed=cfg.SEED,
+            paste={
+                "rate": paste.RATE,
+                "min_ratio": paste.MIN_RATIO,
+                "max_ratio": paste.MAX_RATIO,
+            }
+            if paste.ENABLED
+            else None,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            group_by_orientation=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The class-agnostic evaluator; predictions are kept under ``inference/NAME``."""
+        """The class-agnostic evaluator, or COCO's for a data set with COCO's classes.
+
+        Predictions are kept under ``inference/NAME``.
+        """
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        if MetadataCatalog.get(dataset_name).get("evaluator_type") == "coco":
+            return COCOEvaluator(dataset_name, output_dir=folder)
         return ClassAgnosticEvaluator(
             dataset_name, output_dir=folder, boxes_from_masks=cfg.TEST.BOXES_FROM_MASKS
         )
@@ -116,36 +121,39 @@ class ProMergeTrainer(DefaultTrainer):
             return build_optimizer(cfg, model)
         if cfg.SOLVER.OPTIMIZER != "ADAMW":
             raise UserError(f"SOLVER.OPTIMIZER is SGD or ADAMW, not {cfg.SOLVER.OPTIMIZER}")
-        params = get_default_optimizer_params(
-            model,
-            base_lr=cfg.SOLVER.BASE_LR,
-            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-        )
+        params = cls.optimizer_params(cfg, model, cfg.SOLVER.BASE_LR)
         adamw = torch.optim.AdamW(
             params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
         )
         return maybe_add_gradient_clipping(cfg, adamw)
 
+    @staticmethod
+    def optimizer_params(cfg: CfgNode, model: torch.nn.Module, base_lr: float) -> list[dict]:
+        """The parameter groups of detectron2's own optimiser."""
+        return get_default_optimizer_params(
+            model,
+            base_lr=base_lr,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        )
+
     def build_hooks(self) -> list[HookBase | None]:
         """detectron2's hooks; PreciseBN sees images without pasting (promerge.md B1)."""
-        plain = self.cfg.clone()
-        plain.defrost()
-        plain.INPUT.COPY_PASTE.ENABLED = False
-        plain.TEST.PRECISE_BN.ENABLED = False
-        self.cfg, cfg = plain, self.cfg
+        cfg = self.cfg
+        self.cfg = cfg.clone()
+        self.cfg.defrost()
+        self.cfg.TEST.PRECISE_BN.ENABLED = False
         try:
-            others = super().build_hooks()
+            found = super().build_hooks()
         finally:
             self.cfg = cfg
         precise = cfg.TEST.PRECISE_BN
         if precise.ENABLED:
-            mapper = self.build_train_mapper(plain, self.data_loader.dataset.dicts)
-            others[2] = PreciseBN(
-                cfg.TEST.EVAL_PERIOD, self.model, self.data_loader, mapper, precise.NUM_ITER
+            found[2] = PreciseBN(
+                cfg.TEST.EVAL_PERIOD, self.model, self.data_loader, precise.NUM_ITER
             )
-        return others
+        return found
 
     def before_train(self) -> None:
         """Have the data start where the run does."""
@@ -187,8 +195,7 @@ class PreciseBN(hooks.PreciseBN):
     Args:
         period: iterations between two runs; 0: only at the end.
         model: see detectron2's.
-        loader: that of training.
-        mapper: turns a dict into an example, in its place.
+        loader: that of training; objects that it pastes are left out.
         num_iter: batches to look at.
     """
 
@@ -197,11 +204,12 @@ class PreciseBN(hooks.PreciseBN):
         period: int,
         model: torch.nn.Module,
         loader: torch.utils.data.DataLoader,
-        mapper: Callable[[dict], dict],
         num_iter: int,
     ) -> None:
         stream = copy.copy(loader.batch_sampler)
-        dataset = MappedDraws(loader.dataset.dicts, mapper)
+        mapper = loader.dataset.mapper
+        plain = mapper.mapper if isinstance(mapper, CopyPasteMapper) else mapper
+        dataset = MappedDraws(loader.dataset.dicts, plain)
         super().__init__(period, model, build_loader(dataset, stream), num_iter)
 
     def update_stats(self) -> None:

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+import torch
+
+from tests.helpers import ROOT
+
+
+@pytest.fixture
+def options(photos, tmp_path):
+    """Overrides that let the twin of the plain recipe train on four photos in seconds."""
+    names = "[tiny_lazy]"
+    return [
+        *("train.device=cpu", "train.norm=BN", "train.init_checkpoint=''", "train.seed=1"),
+        f"train.data_sets=[[tiny_lazy,{tmp_path / 'labels.json'},{photos}]]",
+        f"train.output_dir={tmp_path / 'output'}",
+        *("train.max_iter=3", "train.checkpoint_period=2", "train.precise_bn.num_iter=1"),
+        "lr_multiplier.scheduler.milestones=[2]",
+        *("dataloader.train.batch=2", "dataloader.train.num_workers=0"),
+        f"dataloader.train.names={names}",
+        "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
+        *(f"dataloader.test.dataset.names={names}", "dataloader.test.num_workers=0"),
+        "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+        "model.backbone.out_channels=16",
+        *("model.proposal_generator.head.in_channels=16", "model.roi_heads.batch_size_per_image=8"),
+        "model.proposal_generator.post_nms_topk=[40,10]",
+        "model.roi_heads.box_head.input_shape.channels=16",
+        "model.roi_heads.mask_head.input_shape.channels=16",
+    ]
+
+
+def test_training_going_on_and_evaluation(train_net, options, tmp_path, logged):
+    file, output = ROOT / "configs" / "promerge_mask_rcnn.py", tmp_path / "output"
+    assert train_net("--config", file, *options)[0] == 0
+    whole = torch.load(output / "model_final.pth", weights_only=False)
+    assert whole["iteration"] == 2
+    assert {"droploss/kept_background", "loss_mask", "segm/AR100"} <= {
+        name for line in logged() for name in line
+    }
+    (output / "last_checkpoint").write_text("model_0000001.pth")
+    assert train_net("--config", file, "--resume", *options)[0] == 0
+    again = torch.load(output / "model_final.pth", weights_only=False)
+    assert all(torch.equal(value, again["model"][name]) for name, value in whole["model"].items())
+    first = json.loads((output / "coco_instances_results.json").read_text())
+
+    weights = f"train.init_checkpoint={output / 'model_final.pth'}"
+    assert train_net("--config", file, "--eval-only", *options, weights)[0] == 0
+    assert json.loads((output / "coco_instances_results.json").read_text()) == first
+
+
+def test_refusals(train_net, options):
+    file = ROOT / "configs" / "promerge_mask_rcnn.py"
+    refused = {
+        "train.norm=SyncBN": "error: SyncBN needs GPUs; on a CPU add: train.norm=BN\n",
+        "train.init_checkpoint=gone.pth": "error: MODEL.WEIGHTS gone.pth does not exist\n",
+        "dataloader.train.names=[gone]": "the data set 'gone' is not registered",
+        "train.nrom=BN": f"error: {file} has no key train.nrom\n",
+    }
+    for option, message in refused.items():
+        code, _, err = train_net("--config", file, *options, option)
+        assert code == 3
+        assert message in err
