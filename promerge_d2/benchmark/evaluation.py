@@ -94,8 +94,8 @@ def put(figures: Figures, name: str, result: Result, reference: Result | None = 
     if reference is not None:
         theirs = {f"{stage}_s": value for stage, value in reference[0].items()}
         theirs |= {"total_s": sum(reference[0].values()), "mb": reference[1]}
-        for key, value in rows.items():
-            figures[f"{name}.{key.removesuffix('_s')}.ratio"] = theirs[key] / value
+        for key in (key for key, value in rows.items() if value):  # tiny files take no memory
+            figures[f"{name}.{key.removesuffix('_s')}.ratio"] = theirs[key] / rows[key]
         difference = np.abs(np.subtract(stats, reference[2])).max()
         figures[f"{name}.largest_difference"] = float(difference)
 
