@@ -62,13 +62,16 @@ class Cache:
             return None
         height, width = arrays["size"].tolist()
         features = torch.from_numpy(arrays["features"])
-        return Prepared(height, width, arrays["working"], {}, features)
+        tiles = torch.from_numpy(arrays["tiles"]) if "tiles" in arrays else None
+        return Prepared(height, width, arrays["working"], {}, features, tiles)
 
     def store(self, key: str, prepared: Prepared) -> None:
         """Keep an image after the network; its features stay float32, so that no mask changes."""
+        tiles = {} if prepared.tiles is None else {"tiles": prepared.tiles.numpy()}
         with atomic_path(self.features_file(key)) as part, open(part, "wb") as file:
             np.savez(
                 file,
+                **tiles,
                 size=np.array([prepared.height, prepared.width]),
                 working=prepared.working,
                 features=prepared.features.numpy(),
@@ -101,6 +104,8 @@ def key_of(decoded: Decoded) -> str:
     digest = hashlib.sha256(repr(sizes).encode())
     digest.update(np.ascontiguousarray(decoded.squashed))
     digest.update(np.ascontiguousarray(decoded.working))
+    for tile in decoded.tiles:
+        digest.update(np.ascontiguousarray(tile))
     return digest.hexdigest()
 
 

@@ -38,6 +38,7 @@ class GridConfig:
     """
 
     presets: ClassVar[dict[str, dict[str, object]]] = {"release": {}}
+    tiles = 1  # no setting, but of the labelers that know them
 
     grid: tuple[int, int] = (60, 60)
     keep_aspect: bool = False
@@ -140,6 +141,8 @@ class LabelerConfig(GridConfig):
         max_share: regions of the tree of more than this share of the grid are left out.
         background_quantile: of the tree's regions, see ``scoring.score_masks``.
         max_masks: of the tree's regions, the best are kept, at most so many.
+        tiles: more than 1: so many overlapping parts along each side go through the network as
+            well, for small objects; with 2 it sees five pictures an image.
 
     Settings from ``stride`` to ``tau_merge_f`` act on ``prompts``, those after it on ``tree``.
     """
@@ -179,6 +182,7 @@ class LabelerConfig(GridConfig):
     max_share: float = 0.95
     background_quantile: float = 0.7
     max_masks: int = 100
+    tiles: int = 1
 
     def _checks(self) -> list[Check]:
         shares = ("component_share", "background_vote", "min_background", "tau_ioa")
@@ -193,6 +197,12 @@ class LabelerConfig(GridConfig):
             *(self._between(name, 0, 1) for name in shares),
             self._at_least("min_patches", 2),
             self._at_least("max_masks", 1),
+            self._at_least("tiles", 1),
+            (
+                self.tiles == 1 or self.proposals == "tree",
+                "tiles",
+                "1, unless proposals is tree (preset best)",
+            ),
         ]
 
 

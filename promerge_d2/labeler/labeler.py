@@ -31,6 +31,7 @@ from promerge_d2.labeler.refinement import (
     resize_mask,
 )
 from promerge_d2.labeler.scoring import suppress
+from promerge_d2.labeler.tiles import on_photograph, tile_windows
 from promerge_d2.utils.image import ImageLike, load_image, resize_image
 
 
@@ -43,6 +44,7 @@ class Decoded:
         squashed: (H * patch, W * patch, 3) uint8 RGB, for the network.
         working: (H * pixels_per_patch, W * pixels_per_patch, 3) uint8 RGB, for the refiner.
         seconds: wall-clock time by stage so far.
+        tiles: parts of the photograph like ``squashed``, see ``tile_windows``.
     """
 
     height: int
@@ -50,6 +52,7 @@ class Decoded:
     squashed: np.ndarray
     working: np.ndarray
     seconds: dict[str, float]
+    tiles: Sequence[np.ndarray] = ()
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Prepared:
     Attributes:
         height, width, working, seconds: as of ``Decoded``.
         features: (C, H, W) raw float32 on the CPU.
+        tiles: (T, C, H, W) the same of the tiles; None where there are none.
     """
 
     height: int
@@ -66,6 +70,7 @@ class Prepared:
     working: np.ndarray
     seconds: dict[str, float]
     features: torch.Tensor
+    tiles: torch.Tensor | None = None
 
 
 @dataclass
@@ -294,7 +299,8 @@ class Labeler(ABC):
     def handed_on(self) -> int:
         """See ``MaskSource``; raw float32 features."""
         rows, columns = self.config.grid
-        return 4 * rows * columns * self.extractor.backbone.width
+        maps = 1 + len(tile_windows(rows, columns, self.config.tiles))
+        return 4 * maps * rows * columns * self.extractor.backbone.width
 
     def weights(self) -> Iterator[torch.Tensor]:
         """See ``MaskSource``."""
@@ -343,23 +349,23 @@ class Labeler(ABC):
     def launch(self, images: Sequence[Decoded]) -> Callable[[], list[Prepared]]:
         """Start ``extract``; the function returned waits and gives what it gives."""
         started = time.perf_counter()
+        pictures = [[image.squashed, *image.tiles] for image in images]
         shapes: dict[tuple[int, ...], list[int]] = {}  # a batch is of one shape
         for index, image in enumerate(images):
             shapes.setdefault(image.squashed.shape, []).append(index)
         waits = [
-            (indices, self.extractor.launch([images[index].squashed for index in indices]))
+            (indices, self.extractor.launch([p for index in indices for p in pictures[index]]))
             for indices in shapes.values()
         ]
         launched = time.perf_counter() - started
 
         def wait() -> list[Prepared]:
             started = time.perf_counter()
-            found = {
-                index: image_features
-                for indices, wait_for_features in waits
-                for index, image_features in zip(indices, wait_for_features(), strict=True)
-            }
-            features = [found[index] for index in range(len(images))]
+            found: dict[int, list[torch.Tensor]] = {}
+            for indices, wait_for_features in waits:
+                maps = iter(wait_for_features())
+                for index in indices:
+                    found[index] = list(itertools.islice(maps, len(pictures[index])))
             seconds = (launched + time.perf_counter() - started) / len(images)
             return [
                 Prepared(
@@ -367,9 +373,10 @@ class Labeler(ABC):
                     image.width,
                     image.working,
                     {**image.seconds, "features": seconds},
-                    image_features,
+                    found[index][0],
+                    torch.stack(found[index][1:]) if image.tiles else None,
                 )
-                for image, image_features in zip(images, features, strict=True)
+                for index, image in enumerate(images)
             ]
 
         return wait
@@ -386,7 +393,8 @@ class Labeler(ABC):
             The image's masks.
         """
         started = time.perf_counter()
-        stages = cls.grid_masks(prepared.features, config)
+        tiles = () if prepared.tiles is None else (prepared.tiles,)
+        stages = cls.grid_masks(prepared.features, config, *tiles)
         found = time.perf_counter()
         result = LabelResult(
             prepared.height,
@@ -500,7 +508,13 @@ def decode(image: ImageLike, patch: int, config: GridConfig) -> Decoded:
     squashed = resize_image(pixels, rows * patch, columns * patch)
     side = config.pixels_per_patch
     working = squashed if side == patch else resize_image(pixels, rows * side, columns * side)
-    return Decoded(height, width, squashed, working, {"decoding": time.perf_counter() - started})
+    canvas = (config.tiles * rows, config.tiles * columns)
+    tiles = [
+        resize_image(pixels[on_photograph(window, canvas, height, width)], *squashed.shape[:2])
+        for window in tile_windows(rows, columns, config.tiles)
+    ]
+    seconds = {"decoding": time.perf_counter() - started}
+    return Decoded(height, width, squashed, working, seconds, tiles)
 
 
 def mask_record(mask: np.ndarray, score: float = 1.0) -> dict:

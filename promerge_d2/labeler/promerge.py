@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import cv2
 import numpy as np
 import torch
 
@@ -18,7 +19,9 @@ from promerge_d2.labeler.labeler import Labeler
 from promerge_d2.labeler.merge_tree import merge_tree, tree_masks
 from promerge_d2.labeler.merging import merge_masks
 from promerge_d2.labeler.prompting import normalize, point_prompting
-from promerge_d2.labeler.scoring import score_masks, suppress
+from promerge_d2.labeler.refinement import upsample
+from promerge_d2.labeler.scoring import Frame, score_masks, suppress
+from promerge_d2.labeler.tiles import Window, cut_sides, tile_windows
 
 
 @dataclass
@@ -44,18 +47,21 @@ class Stages:
     reason: str | None = None
 
 
-def grid_masks(features: torch.Tensor, config: LabelerConfig) -> Stages:
+def grid_masks(
+    features: torch.Tensor, config: LabelerConfig, tiles: torch.Tensor | None = None
+) -> Stages:
     """Run the stages on the patch grid: prompts, vote, cascade filter, merging; or the tree's.
 
     Args:
         features: (C, H, W) raw float32 features.
         config: thresholds; ``config.grid`` is not used.
+        tiles: (T, C, H, W) of ``tile_windows``, where ``config.tiles`` is more than 1.
 
     Returns:
         The outcome of every stage reached.
     """
     if config.proposals == "tree":
-        return scored_regions(features, config)
+        return scored_regions(features, config, tiles)
     unit = normalize(features)
     foreground, candidates = point_prompting(
         unit, config.stride, config.tau_b, config.side_rule, config.component_share
@@ -88,31 +94,89 @@ def grid_masks(features: torch.Tensor, config: LabelerConfig) -> Stages:
     return stages
 
 
-def scored_regions(features: torch.Tensor, config: LabelerConfig) -> Stages:
+def scored_regions(
+    features: torch.Tensor, config: LabelerConfig, tiles: torch.Tensor | None = None
+) -> Stages:
     """The stages on the patch grid without point prompts: merge tree, scores, suppression.
 
     Args:
         features: (C, H, W) raw float32 features; their mean is taken off, for the models whose
             features share a large one.
         config: its settings for ``proposals = "tree"``.
+        tiles: (T, C, H, W) of ``tile_windows``, or None.
 
     Returns:
-        The outcome of every stage; ``merged`` by descending score.
+        The outcome of every stage; ``merged`` by descending score, with tiles on their canvas.
     """
-    unit = normalize(features - features.mean(dim=(1, 2), keepdim=True)).cpu().numpy()
-    children, _ = merge_tree(unit)
-    regions = tree_masks(children, *unit.shape[1:], config.min_patches, config.max_share)
+    unit = _centred(features)
+    frame = Frame.of(unit, config.background_quantile)
+    regions = _regions(unit, config)
     stages = Stages(regions)
+    masks, scores = _best(unit, regions, frame, config)
+    if tiles is not None:
+        rows, columns = unit.shape[1:]
+        canvas = (config.tiles * rows, config.tiles * columns)
+        found = [(upsample(masks, *canvas, "linear"), scores)]
+        for tile, window in zip(tiles, tile_windows(rows, columns, config.tiles), strict=True):
+            tile_masks, tile_scores = _best_of_tile(_centred(tile), frame, window, canvas, config)
+            height, width = (part.stop - part.start for part in window)
+            placed = np.zeros((len(tile_masks), *canvas), bool)
+            placed[(slice(None), *window)] = upsample(tile_masks, height, width, "linear")
+            found.append((placed, tile_scores))
+        masks, scores = map(np.concatenate, zip(*found, strict=True))
+        kept = suppress(masks, scores, config.max_iou, config.max_masks)
+        masks, scores = masks[kept], scores[kept]
+    if len(masks):
+        stages.merged, stages.scores = masks, scores
+    else:
+        stages.reason = "all_pruned" if len(regions) else "no_foreground"
+    return stages
+
+
+def _centred(features: torch.Tensor) -> np.ndarray:
+    """Features (C, H, W) without their mean, normalised."""
+    return normalize(features - features.mean(dim=(1, 2), keepdim=True)).cpu().numpy()
+
+
+def _regions(unit: np.ndarray, config: LabelerConfig) -> np.ndarray:
+    """Regions (M, H, W) bool of all scales of a map of unit features (C, H, W)."""
+    children, _ = merge_tree(unit)
+    return tree_masks(children, *unit.shape[1:], config.min_patches, config.max_share)
+
+
+def _best(
+    unit: np.ndarray, regions: np.ndarray, frame: Frame, config: LabelerConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those regions of a score above 0 that no better one overlaps too much, and their scores."""
     if not len(regions):
-        stages.reason = "no_foreground"
-        return stages
-    scores = score_masks(unit, regions, config.background_quantile)["score"]
+        return regions, np.zeros(0)
+    scores = score_masks(unit, regions, frame)["score"]
     kept = suppress(regions, scores, config.max_iou, config.max_masks)
     kept = kept[scores[kept] > 0]
-    stages.merged, stages.scores = regions[kept], scores[kept]
-    if not len(kept):
-        stages.reason = "all_pruned"
-    return stages
+    return regions[kept], scores[kept]
+
+
+def _best_of_tile(
+    unit: np.ndarray,
+    whole: Frame,
+    window: Window,
+    canvas: tuple[int, int],
+    config: LabelerConfig,
+) -> tuple[np.ndarray, np.ndarray]:
+    """``_best`` of a tile, without the regions that its cut goes through.
+
+    What looks like background is asked of the whole photograph: the tile alone may be one object.
+    """
+    rows, columns = unit.shape[1:]
+    cut = cut_sides(window, canvas, rows, columns)
+    resemblance = cv2.resize(whole.resemblance.reshape(rows, columns), canvas[::-1])[window]
+    edge = whole.edge & ~cut
+    share = np.prod(
+        [(part.stop - part.start) / side for part, side in zip(window, canvas, strict=True)]
+    )
+    frame = Frame(cv2.resize(resemblance, (columns, rows)).ravel(), edge, float(share))
+    regions = _regions(unit, config)
+    return _best(unit, regions[~regions[:, cut].any(axis=1)], frame, config)
 
 
 class ProMergeLabeler(Labeler):

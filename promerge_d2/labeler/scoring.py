@@ -8,6 +8,8 @@ Shape letters: C channels, H and W rows and columns of the patch grid, M masks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -17,9 +19,29 @@ _AREA_POWER = 0.35
 _BORDER = 2  # patches
 
 
-def score_masks(
-    unit: np.ndarray, masks: np.ndarray, background_quantile: float = 0.7
-) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Frame:
+    """The photograph that a patch grid lies on.
+
+    Attributes:
+        resemblance: (H * W,) in [0, 1], see ``resemblance_to_border``.
+        edge: (H, W) bool, the patches at the photograph's border.
+        share: of the photograph that the grid covers.
+    """
+
+    resemblance: np.ndarray
+    edge: np.ndarray
+    share: float = 1.0
+
+    @classmethod
+    def of(cls, unit: np.ndarray, background_quantile: float = 0.7) -> Frame:
+        """Of a grid (C, H, W) that covers the whole photograph."""
+        edge = np.ones(unit.shape[1:], bool)
+        edge[1:-1, 1:-1] = False
+        return cls(resemblance_to_border(unit, background_quantile), edge)
+
+
+def score_masks(unit: np.ndarray, masks: np.ndarray, frame: Frame) -> dict[str, np.ndarray]:
     """Score masks on the patch grid.
 
     A score is the product of five cues, each in [0, 1]:
@@ -39,8 +61,7 @@ def score_masks(
     Args:
         unit: (C, H, W) float32 normalised features.
         masks: (M, H, W) bool, none empty.
-        background_quantile: a patch resembles a border patch when their product is above this
-            quantile of all such products in the image.
+        frame: the photograph around.
 
     Returns:
         (M,) float64 by the name of each cue, and their product under ``score``.
@@ -59,14 +80,14 @@ def score_masks(
     alike = (mean @ flat > ((coherence + across) / 2)[:, None]) & surroundings
     common = np.count_nonzero(alike & inside, axis=1)
 
-    border = np.ones((height, width), bool)
-    border[1:-1, 1:-1] = False
+    at_edge = np.count_nonzero(masks[:, frame.edge], axis=1) * np.sqrt(frame.share)
+    whole_edge = 2 * (height + width) - 4  # patches, of a grid that covers the photograph
     cues = {
         "contrast": np.clip(coherence - across, 0, 1),
         "agreement": (common / (np.count_nonzero(alike, axis=1) + area - common)) ** 2,
-        "background": (1 - inside @ resemblance_to_border(unit, background_quantile) / area) ** 2,
-        "border": (1 - np.count_nonzero(masks[:, border], axis=1) / border.sum()) ** 2,
-        "size": (area / (height * width)) ** _AREA_POWER,
+        "background": (1 - inside @ frame.resemblance / area) ** 2,
+        "border": (1 - at_edge / whole_edge) ** 2,
+        "size": (area * frame.share / (height * width)) ** _AREA_POWER,
     }
     cues = {name: np.asarray(cue, np.float64) for name, cue in cues.items()}
     return {**cues, "score": np.prod(list(cues.values()), axis=0)}
@@ -77,7 +98,8 @@ def resemblance_to_border(unit: np.ndarray, quantile: float) -> np.ndarray:
 
     Args:
         unit: (C, H, W) float32 normalised features.
-        quantile: see ``score_masks``.
+        quantile: a patch resembles a border patch when their product is above this quantile of
+            all such products in the image.
 
     Returns:
         (H * W,) float64 in [0, 1].

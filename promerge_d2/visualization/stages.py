@@ -25,7 +25,8 @@ from promerge_d2.labeler import Labeler, LabelResult
 from promerge_d2.labeler.filtering import mean_feature, mean_similarities
 from promerge_d2.labeler.prompting import covers_sides, normalize, prompt_grid, prompt_masks
 from promerge_d2.labeler.refinement import resize_mask, upsample
-from promerge_d2.labeler.scoring import resemblance_to_border, score_masks
+from promerge_d2.labeler.scoring import Frame, resemblance_to_border, score_masks
+from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageLike, load_image, resize_image
 from promerge_d2.visualization.overlay import draw_masks
 
@@ -165,7 +166,10 @@ def view_stages(labeler: Labeler, preset: str, image: ImageLike, name: str) -> V
 
     Raises:
         ImageError: the image cannot be read.
+        UserError: the labeler works with tiles.
     """
+    if labeler.config.tiles > 1:
+        raise UserError("the stages are shown of the whole photograph: leave out the setting tiles")
     pixels = load_image(image, labeler.config.apply_exif)
     (prepared,) = labeler.extract([labeler.decode(pixels)])
     height, width = pixels.shape[:2]
@@ -356,7 +360,8 @@ def scored(view: View) -> Panel | None:
         return None
     most, least = stages.scores.max(), stages.scores.min()
     best = stages.merged[: ALONE**2]
-    cues = score_masks(view.centred.numpy(), best, view.config.background_quantile)
+    centred = view.centred.numpy()
+    cues = score_masks(centred, best, Frame.of(centred, view.config.background_quantile))
     del cues["score"]
     costly = [min(cues, key=lambda name, i=i: cues[name][i]) for i in range(len(best))]
     said = [

@@ -138,4 +138,4 @@ def test_a_real_refiner_gives_the_same_from_the_cache(cache):
 
 def test_prepared_has_no_field_that_the_cache_forgets():
     names = {field.name for field in dataclasses.fields(Prepared)}
-    assert names == {"height", "width", "working", "seconds", "features"}
+    assert names == {"height", "width", "working", "seconds", "features", "tiles"}

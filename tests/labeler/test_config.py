@@ -37,6 +37,7 @@ def test_release_preset():
         "max_share": 0.95,
         "background_quantile": 0.7,
         "max_masks": 100,
+        "tiles": 1,
     }
     assert config == LabelerConfig()
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from promerge_d2.labeler.scoring import resemblance_to_border, score_masks, suppress
+from promerge_d2.labeler.scoring import Frame, resemblance_to_border, score_masks, suppress
 
 
 def scene(height=20, width=24):
@@ -22,7 +22,10 @@ def box(y, x, h, w, height=20, width=24):
 
 def test_cues_of_a_perfect_object_by_hand():
     features, square = scene()
-    cues = {name: cue[0] for name, cue in score_masks(features, square[None], 0.7).items()}
+    cues = {
+        name: cue[0]
+        for name, cue in score_masks(features, square[None], Frame.of(features)).items()
+    }
     assert cues["contrast"] == pytest.approx(1)  # inside times inside 1, inside times ring 0
     assert cues["agreement"] == pytest.approx(1)
     assert cues["border"] == 1
@@ -34,7 +37,7 @@ def test_cues_of_a_perfect_object_by_hand():
 def test_wrong_masks_score_less():
     features, square = scene()
     masks = np.stack([square, box(7, 9, 6, 3), box(7, 6, 6, 12), box(1, 1, 6, 6), box(7, 11, 6, 6)])
-    scores = score_masks(features, masks)["score"]
+    scores = score_masks(features, masks, Frame.of(features))["score"]
     assert scores.argmax() == 0
     assert (scores[1:] < 0.6 * scores[0]).all()
     assert scores[3] == pytest.approx(0, abs=1e-9)  # nothing stands out there
@@ -44,7 +47,7 @@ def test_half_of_an_object_by_hand():
     """Left half: the ring (2 patches) has 12 patches of the object and 32 of the rest."""
     features, _ = scene()
     half = box(7, 9, 6, 3)
-    cues = score_masks(features, half[None])
+    cues = score_masks(features, half[None], Frame.of(features))
     ring = 10 * 7 - 18 - 4 * 1  # an ellipse of 5 x 5 leaves out parts of the corners
     inside_ring = cues["contrast"][0]
     assert 1 - inside_ring == pytest.approx(12 / ring, abs=0.06)
@@ -57,7 +60,7 @@ def test_what_covers_the_border_loses():
     features_low = np.roll(features, 7, axis=1)
     low = np.roll(low, 7, axis=0)
     assert low[-1].sum() == 6
-    cues = score_masks(features_low, low[None])
+    cues = score_masks(features_low, low[None], Frame.of(features_low))
     assert cues["border"][0] == pytest.approx((1 - 6 / (2 * 20 + 2 * 24 - 4)) ** 2)
 
 
