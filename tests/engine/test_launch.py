@@ -9,6 +9,7 @@ from detectron2.engine.launch import _distributed_worker, _find_free_port
 from detectron2.utils import comm
 
 from promerge_d2.engine import ProMergeTrainer
+from tests.engine.spawned import prepare
 from tests.helpers import ROOT, coco_json, photo, save_image, square
 
 # No chance and no statistics of the batch: GroupNorm, every anchor and every proposal in the
@@ -53,14 +54,19 @@ def losses_into(file, cfg):
         json.dump(own, stream)
 
 
+def losses_of_a_process(file, cfg):
+    prepare(cfg)
+    losses_into(file, cfg)
+
+
 def in_processes(count, file, cfg):
     """What each process wrote."""
     url = f"tcp://127.0.0.1:{_find_free_port()}"
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(
             target=_distributed_worker,
-            args=(rank, losses_into, count, count, 0, url, (str(file), cfg)),
+            args=(rank, losses_of_a_process, count, count, 0, url, (str(file), cfg)),
         )
         for rank in range(count)
     ]

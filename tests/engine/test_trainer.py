@@ -18,6 +18,7 @@ from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.labeler.labeler import mask_record
 from promerge_d2.modeling import DropLossOutputLayers
 from promerge_d2.utils.errors import UserError
+from tests.engine.spawned import prepare
 from tests.helpers import coco_json, photo, save_image, square
 
 # The whole way
@@ -386,6 +387,11 @@ def test_a_resumed_run_has_the_losses_of_one_that_was_not_stopped(
         assert torch.equal(value, rest.model.state_dict()[name]), name
 
 
+def run_in_process(cfg):
+    prepare(cfg)
+    run_on(cfg)
+
+
 def test_killed_at_any_moment_a_run_ends_the_same(random_everything, tmp_path, evaluations):
     def cfg(output):
         changes = {
@@ -396,7 +402,9 @@ def test_killed_at_any_moment_a_run_ends_the_same(random_everything, tmp_path, e
         return random_everything(**changes, OUTPUT_DIR=str(tmp_path / output))
 
     whole = run_on(cfg("whole"))
-    process = multiprocessing.get_context("fork").Process(target=run_on, args=(cfg("killed"),))
+    process = multiprocessing.get_context("spawn").Process(
+        target=run_in_process, args=(cfg("killed"),)
+    )
     process.start()
     checkpoint = tmp_path / "killed" / "last_checkpoint"
     deadline = time.monotonic() + 120
