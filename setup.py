@@ -36,7 +36,7 @@ setup(
     extras_require={
         "crf": ["pydensecrf2"],  # the papers' CRF, to compare with; needs a C++ compiler
         "demo": demo,  # the quick start: offline weights, example images, plots
-        "dev": [*demo, "pytest", "ruff"],
+        "dev": [*demo, "pytest", "pytest-xdist", "ruff"],
         "ray": ["ray[data]"],  # labelling on a Ray cluster
         "fast": ["hotcoco"],  # a quicker matcher for evaluation, same figures
     },
