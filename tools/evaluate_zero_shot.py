@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
         action="append",
         default=[],
         metavar=("NAME", "JSON", "IMAGES"),
-        help="a data set of your own; may be repeated",
+        help="a data set of your own, beside --datasets; may be repeated",
     )
     add_root(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -155,6 +155,7 @@ def run_detector(args: argparse.Namespace, data_sets: list[DataSet]) -> Run:
     from detectron2.engine import launch
 
     from promerge_d2.engine.setup import check_device, check_weights, read_config
+    from promerge_d2.features import get_backbone
 
     cfg = read_config(args.config_file, args.opts)
     cfg.TEST.DETECTIONS_PER_IMAGE = max(cfg.TEST.DETECTIONS_PER_IMAGE, args.detections)
@@ -163,7 +164,10 @@ def run_detector(args: argparse.Namespace, data_sets: list[DataSet]) -> Run:
     cfg.freeze()
     folder = args.output / "predictions" / "detector"
     launch(detect_all, args.num_gpus, dist_url="auto", args=(cfg, data_sets, folder))
-    return Run("detector", folder)
+    about = ""
+    if "frozen_vit" in cfg.MODEL.BACKBONE.NAME:
+        about = f"backbone: {get_backbone(cfg.MODEL.FROZEN_VIT.BACKBONE).training}"
+    return Run("detector", folder, about)
 
 
 def detect_all(cfg: object, data_sets: list[DataSet], folder: Path) -> None:

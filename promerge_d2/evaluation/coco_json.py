@@ -101,6 +101,7 @@ class PredictionFile:
             areas that follow from them.
         crowds_dropped: how many crowd records were left out.
         without_score: how many of ``records`` had no score and got 1.0.
+        description: what the file says of itself, or nothing.
     """
 
     name: str
@@ -108,6 +109,7 @@ class PredictionFile:
     records: InstanceTable
     crowds_dropped: int
     without_score: int
+    description: str = ""
 
 
 def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
@@ -238,7 +240,7 @@ def _predictions(file: Sections) -> PredictionFile:
                 number, record.get("id"), place, box or _NO_BOX, mask, size, math.nan, False, score
             )
     table = columns.table(name, section, list(places))
-    return PredictionFile(name, images, table, crowds, without_score)
+    return PredictionFile(name, images, table, crowds, without_score, file.description())
 
 
 def _batches(rows: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:

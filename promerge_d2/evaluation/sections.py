@@ -59,6 +59,19 @@ class Sections:
         stream = JsonStream(self.name, spans=False)
         return any(key in stream.sections for _ in stream) or key in stream.sections
 
+    def description(self) -> str:
+        """What the file's ``info`` says of it, or nothing; of a streamed file, if it comes first.
+
+        Label files name their weights there.
+        """
+        first = self.content
+        if first is None and not self.is_list:
+            element = next(iter(JsonStream(self.name, spans=False)), None)
+            first = {element.section: element.value} if element else None
+        info = first.get("info") if isinstance(first, dict) else None
+        said = info.get("description") if isinstance(info, dict) else None
+        return said if isinstance(said, str) else ""
+
     def records(self, key: str) -> Iterable[Any]:
         """The records of a section, or with an empty key of the bare list.
 

@@ -7,7 +7,7 @@ or a folder with a file ``NAME.json`` for each data set, its name with or withou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,10 +50,17 @@ class DataSet:
 
 @dataclass
 class Run:
-    """Predictions under a name; a single file is read once for all data sets."""
+    """Predictions under a name; a single file is read once for all data sets.
+
+    Attributes:
+        name: in tables.
+        path: a file, or a folder with one for each data set.
+        about: what made them, where the files do not say it.
+    """
 
     name: str
     path: Path
+    about: str = ""
     _file: PredictionFile | None = field(default=None, repr=False)
 
     def predictions(self, data_set: str) -> PredictionFile | None:
@@ -84,6 +91,7 @@ class Score:
         first: name of that first run.
         left_out: how many images of the ground truth were left out, since not every run lists
             them.
+        about: what made the predictions, as far as it is known.
     """
 
     data_set: DataSet
@@ -96,6 +104,7 @@ class Score:
     differences: dict[str, dict[str, Estimate]]
     first: str
     left_out: int = 0
+    about: str = ""
 
     @property
     def main(self) -> str:
@@ -103,14 +112,14 @@ class Score:
         return "segm" if "segm" in self.figures else "bbox"
 
 
-def choose(names: Sequence[str], root: Path, own: Iterable[DataSet] = ()) -> list[DataSet]:
+def choose(names: Sequence[str], root: Path, own: Sequence[DataSet] = ()) -> list[DataSet]:
     """The data sets to score on.
 
     Args:
         names: names with or without ``cls_agnostic_``, ``six`` for the benchmarks of the paper,
-            ``all`` for every known one and ``own``.
+            ``all`` for every known one.
         root: ``$DETECTRON2_DATASETS``.
-        own: data sets of the user, by their names.
+        own: data sets of the user, which are chosen in any case.
 
     Raises:
         UserError: an unknown name.
@@ -128,6 +137,7 @@ def choose(names: Sequence[str], root: Path, own: Iterable[DataSet] = ()) -> lis
                 short = ", ".join(n.removeprefix("cls_agnostic_") for n in known)
                 raise UserError(f"no data set is named {name!r}; choose all, six, or from {short}")
             chosen[one] = known[one]
+    chosen |= {data_set.name: data_set for data_set in own}
     return list(chosen.values())
 
 
@@ -168,6 +178,7 @@ def score(
     """
     truth = read_ground_truth(data_set.json_file)
     placed: dict[str, Predictions] = {}
+    about: dict[str, str] = {}
     without: dict[str, str] = {}
     for run in runs:
         file = run.predictions(data_set.name)
@@ -176,6 +187,7 @@ def score(
             continue
         try:
             placed[run.name] = place_predictions(file, truth)
+            about[run.name] = run.about or file.description
         except NoCommonImageError:
             without[run.name] = f"no image of {run.path} is in it"
     left_out = 0
@@ -215,6 +227,7 @@ def score(
                 differences,
                 scores[0].run if scores else name,
                 left_out,
+                about[name],
             )
         )
     return scores, without

@@ -213,7 +213,8 @@ def write_all(folder: Path, scores: Sequence[Score], not_run: NotRun, pictures: 
     for name, text in (("results.csv", as_csv(scores)), ("results.md", as_markdown(tables))):
         with atomic_path(folder / name) as part:
             part.write_text(text, encoding="utf-8")
-    runs = ", ".join(dict.fromkeys(score.run for score in scores))
+    about = {score.run: f" ({score.about})" if score.about else "" for score in scores}
+    runs = ", ".join(f"{run}{said}" for run, said in about.items())
     write_report(
         folder / "index.html",
         "Zero-shot transfer",

@@ -45,6 +45,17 @@ def test_the_same_records(coco, save, streamed):
     assert len(streamed(read_predictions, whole).images) == 3
 
 
+def test_what_a_file_says_of_itself(coco, save, streamed):
+    content = coco(OBJECTS, images=(1, 2, 3))
+    told = save("told.json", {"info": {"description": "weights"}, **content})
+    odd = save("odd.json", {"info": [], **content})
+    silent = save("silent.json", content)
+    listed = save("list.json", content["annotations"])
+    for path, said in ((told, "weights"), (odd, ""), (silent, ""), (listed, "")):
+        assert read_predictions(path).description == said
+        assert streamed(read_predictions, path).description == said
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -17,7 +17,7 @@ import yaml
 from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.engine.setup import read_config
 from promerge_d2.utils.errors import UserError
-from promerge_d2.zero_shot.harness import choose
+from promerge_d2.zero_shot.harness import DataSet, choose
 from tests.engine.conftest import config, left_as_found, photos  # noqa: F401 - fixtures
 from tests.helpers import ROOT, coco_json, run_tool, save_image, square
 
@@ -132,6 +132,16 @@ def test_two_runs_on_what_is_present(evaluate, runs, tmp_path):
     assert sum(name.startswith("pictures/cls_agnostic_coco/weak/") for name in pictures) == 2
     assert "1.jpg: AP 50.5, 2 objects" in page
     assert "Subsets: COCO val2017 3 of 5000, KITTI 1 of 7481 images" in page
+
+
+def test_the_page_says_what_made_the_predictions(evaluate, runs, tmp_path):
+    file = runs[0] / "cls_agnostic_coco.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({"info": {"description": "features: made up"}, **content}))
+    code, said, _ = evaluate("--predictions", f"mine={file}", "--datasets", "coco")
+    assert code == 0, said
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "Runs: mine (features: made up). Figures" in page
 
 
 def test_the_same_bytes_again(evaluate, runs, tmp_path):
@@ -287,6 +297,8 @@ def test_names(tmp_path):
     assert choose(["six", "cls_agnostic_coco"], tmp_path)[0].name == "cls_agnostic_coco"
     assert len(choose(["six", "coco"], tmp_path)) == 6
     assert set(six) < {data_set.name for data_set in choose(["all"], tmp_path)}
+    own = DataSet("mine", "mine", tmp_path / "mine.json", tmp_path)
+    assert [d.name for d in choose(["kitti"], tmp_path, [own])] == ["cls_agnostic_kitti", "mine"]
     with pytest.raises(UserError, match="choose all, six, or from coco, coco20k"):
         choose([""], tmp_path)
 
