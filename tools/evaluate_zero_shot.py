@@ -172,14 +172,10 @@ def run_detector(args: argparse.Namespace, data_sets: list[DataSet]) -> Run:
 
 def detect_all(cfg: object, data_sets: list[DataSet], folder: Path) -> None:
     """One process's share of the detections."""
-    from detectron2.checkpoint import DetectionCheckpointer
-
-    import promerge_d2  # noqa: F401 - registers heads and backbones
-    from promerge_d2.engine import ProMergeTrainer
+    from promerge_d2.engine.detector import load_detector
     from promerge_d2.zero_shot.detect import detect
 
-    model = ProMergeTrainer.build_model(cfg)
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    model = load_detector(cfg)
     for data_set in data_sets:
         detect(cfg, model, data_set, folder)
 

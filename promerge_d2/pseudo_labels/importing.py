@@ -12,6 +12,7 @@ from typing import Any
 from pycocotools import mask as mask_api
 
 from promerge_d2.evaluation.rle import to_rle
+from promerge_d2.labeler.labeler import rle_record
 from promerge_d2.pseudo_labels.merge import CATEGORIES, write_list
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, sha256_of
@@ -186,8 +187,7 @@ def _annotations(source: str | os.PathLike, table: _Images, found: Imported) -> 
             if not annotation.get("segmentation"):
                 raise UserError(f"{where}: it has no mask")
             rle = to_rle(annotation["segmentation"], *table.size(key), where)
-            area = int(mask_api.area(rle))
-            if not area:
+            if not mask_api.area(rle):
                 raise UserError(f"{where}: its mask is empty")
         except UserError as error:
             found.left_out += 1
@@ -200,10 +200,7 @@ def _annotations(source: str | os.PathLike, table: _Images, found: Imported) -> 
             "image_id": table.number(key),
             "category_id": CATEGORIES[0]["id"],
             "iscrowd": int(bool(annotation.get("iscrowd"))),
-            "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
-            "area": area,
-            "bbox": [float(side) for side in mask_api.toBbox(rle)],
-            "score": float(annotation.get("score", 1.0)),
+            **rle_record(rle, float(annotation.get("score", 1.0))),
         }
 
 
