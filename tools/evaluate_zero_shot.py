@@ -152,8 +152,7 @@ def parse_run(text: str) -> Run:
 
 def run_detector(args: argparse.Namespace, data_sets: list[DataSet]) -> Run:
     """Predict with the detector, in one process a GPU; what is there already is reused."""
-    from detectron2.engine import launch
-
+    from promerge_d2.engine.launch import launch_processes
     from promerge_d2.engine.setup import check_device, check_weights, read_config
     from promerge_d2.features import get_backbone
 
@@ -163,7 +162,7 @@ def run_detector(args: argparse.Namespace, data_sets: list[DataSet]) -> Run:
     check_weights(cfg, eval_only=True)
     cfg.freeze()
     folder = args.output / "predictions" / "detector"
-    launch(detect_all, args.num_gpus, dist_url="auto", args=(cfg, data_sets, folder))
+    launch_processes(detect_all, (cfg, data_sets, folder), cfg.MODEL.DEVICE, args.num_gpus)
     about = ""
     if "frozen_vit" in cfg.MODEL.BACKBONE.NAME:
         about = f"backbone: {get_backbone(cfg.MODEL.FROZEN_VIT.BACKBONE).training}"

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 import promerge_d2  # noqa: F401 - registers heads, backbones and data sets
 from promerge_d2.engine import ProMergeTrainer, setup
-from promerge_d2.engine.launch import launch_run
+from promerge_d2.engine.launch import launch_processes
 from promerge_d2.engine.lazy import LazyTrainer, read_lazy, settings_of, setup_lazy, test_lazy
 from promerge_d2.engine.setup import check_device, read_config
 from promerge_d2.utils.cli import EXIT_OK, ArgumentParser, run_tool
@@ -43,12 +43,14 @@ def main() -> int:
     )
     parser.add_argument("--config", dest="config_file", help="the same as --config-file")
     args = parser.parse_args()
+    device = "cpu"
     if args.num_gpus * args.num_machines > 1:
         cfg = settings(args)
-        args.device = cfg.MODEL.DEVICE
-        if args.device.startswith("cpu"):
+        device = cfg.MODEL.DEVICE
+        if device.startswith("cpu"):
             check_device(cfg)  # said once, before there are several processes
-    launch_run(run, args)
+    several = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    launch_processes(run, (args,), device, *several)
     return EXIT_OK
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -15,40 +14,54 @@ from torch.multiprocessing import ProcessExitedException
 from promerge_d2.utils.errors import UserError
 
 
-def launch_run(run: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> object:
-    """Run in as many processes as ``--num-gpus`` and ``--num-machines`` say.
+def launch_processes(
+    work: Callable,
+    args: tuple,
+    device: str,
+    processes: int,
+    machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+) -> object:
+    """Work in several processes, or in this one.
 
-    With ``MODEL.DEVICE cpu`` they are processes on CPUs, which gloo connects.
+    On a ``device`` cpu they are processes on CPUs, which gloo connects.
 
     Args:
-        run: takes ``args``; it is called in every process, and must be importable in them.
-        args: of detectron2's ``default_argument_parser``, and ``device``: cpu, cuda, ...
+        work: called in every process, and importable in them.
+        args: its arguments.
+        device: ``MODEL.DEVICE``.
+        processes: of each machine.
+        machines: see detectron2's ``launch``, as for the next two.
+        machine_rank: which of them this is.
+        dist_url: where they meet.
 
     Returns:
-        What ``run`` returned if there is one process; None otherwise.
+        What ``work`` returned if there is one process; None otherwise.
 
     Raises:
         UserError: more processes than GPUs.
     """
-    if args.num_gpus < 1 or args.num_machines < 1:
+    if processes < 1 or machines < 1:
         raise UserError("--num-gpus and --num-machines count processes: give 1 or more")
-    if args.num_gpus * args.num_machines == 1:
-        return run(args)
-    if args.device.startswith("cpu"):
+    if processes * machines == 1:
+        return work(*args)
+    on_cpu = device.startswith("cpu")
+    if on_cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or detectron2 would have NCCL connect them
-    elif args.num_gpus > torch.cuda.device_count():
+    elif processes > torch.cuda.device_count():
         raise UserError(
-            f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}; to "
-            "train in so many processes on CPUs, add MODEL.DEVICE cpu"
+            f"--num-gpus {processes}, but this machine has {torch.cuda.device_count()}; to "
+            "work in so many processes on CPUs, add MODEL.DEVICE cpu"
         )
     try:
         launch(
-            worker,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(run, args),
+            _worker,
+            processes,
+            num_machines=machines,
+            machine_rank=machine_rank,
+            dist_url=dist_url,
+            args=(work, args, processes if on_cpu else 0),
         )
     except ProcessExitedException as error:
         if error.exit_code != UserError.exit_code:
@@ -57,12 +70,12 @@ def launch_run(run: Callable[[argparse.Namespace], object], args: argparse.Names
     return None
 
 
-def worker(run: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+def _worker(work: Callable, args: tuple, sharing: int) -> None:
     """One of several processes; a refusal is said once and ends them all."""
-    if args.device.startswith("cpu"):  # they share the cores
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_gpus))
+    if sharing:  # they share the cores
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // sharing))
     try:
-        run(args)
+        work(*args)
     except UserError as error:
         if comm.is_main_process():
             sys.stderr.write(f"error: {error}\n")

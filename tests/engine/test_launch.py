@@ -105,7 +105,7 @@ def test_more_processes_than_gpus(train_net, config):
     code, _, err = train_net("--config", config(**{"MODEL.DEVICE": "cuda"}), "--num-gpus", "64")
     assert code == 3
     assert err.startswith("error: --num-gpus 64, but this machine has ")
-    assert err.endswith("to train in so many processes on CPUs, add MODEL.DEVICE cpu\n")
+    assert err.endswith("to work in so many processes on CPUs, add MODEL.DEVICE cpu\n")
 
 
 def test_no_process(train_net, config):

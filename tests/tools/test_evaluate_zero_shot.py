@@ -327,6 +327,16 @@ def _records(folder):
     return json.loads((folder / "predictions" / "detector" / "photos.json").read_text())
 
 
+def test_weights_of_another_detector_are_refused(evaluate, detector, capsys):
+    command, (key, weights) = detector
+    state = torch.load(weights)["model"]
+    torch.save({"model": {k: v for k, v in state.items() if "mask_head" not in k}}, weights)
+    code, said, _ = evaluate(*command, key, weights)
+    assert code == 3
+    assert "MODEL.WEIGHTS does not fit the config" in said
+    assert "mask_head" in said
+
+
 def test_a_detector_is_run_kept_and_reused(evaluate, detector, tmp_path, monkeypatch):
     start, weights = detector
     code, said, results = evaluate(*start, *weights)
