@@ -15,6 +15,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
 from torch.nn.parallel import DistributedDataParallel
 
 from promerge_d2.data import CopyPasteMapper
@@ -149,7 +150,7 @@ class ProMergeTrainer(DefaultTrainer):
         finally:
             self.cfg = cfg
         precise = cfg.TEST.PRECISE_BN
-        if precise.ENABLED:
+        if precise.ENABLED and get_bn_modules(self.model):
             found[2] = PreciseBN(
                 cfg.TEST.EVAL_PERIOD, self.model, self.data_loader, precise.NUM_ITER
             )

@@ -15,6 +15,7 @@ import promerge_d2
 from promerge_d2.data import CopyPasteMapper
 from promerge_d2.data.mapper import CROWD, LEFT_OUT, TARGET
 from promerge_d2.engine import ProMergeTrainer
+from promerge_d2.engine.trainer import PreciseBN
 from promerge_d2.labeler.labeler import mask_record
 from promerge_d2.modeling import DropLossOutputLayers
 from promerge_d2.utils.errors import UserError
@@ -418,6 +419,14 @@ def test_killed_at_any_moment_a_run_ends_the_same(random_everything, tmp_path, e
     assert evaluations[-1] == evaluations[0]
     wanted, found = history(whole)["total_loss"], history(rest).get("total_loss", [])
     assert found == wanted[rest.start_iter :]
+
+
+def test_precise_bn_without_batchnorm_has_nothing_to_do(configured):
+    hooks = ProMergeTrainer(configured(**{"TEST.PRECISE_BN.ENABLED": True})).build_hooks()
+    assert not any(isinstance(hook, PreciseBN) for hook in hooks)
+    with_bn = configured(**{"TEST.PRECISE_BN.ENABLED": True, "MODEL.FPN.NORM": "BN"})
+    hooks = ProMergeTrainer(with_bn).build_hooks()
+    assert sum(isinstance(hook, PreciseBN) for hook in hooks) == 1
 
 
 # The optimiser
