@@ -365,6 +365,15 @@ def test_many_processes_begin_one_output(labeler, photos, output, tmp_path):
 # Signals and dead workers
 
 
+@pytest.fixture
+def heeded():
+    """A shell's background job inherits an ignored SIGINT, which Python then leaves ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_after_the_images_in_hand(labeler, photos, output, tmp_path, number):
     label(labeler, photos, tmp_path / "whole.json")
