@@ -7,6 +7,7 @@ have nothing else to do. docs/benchmark.md explains every figure.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from promerge_d2.benchmark.harness import Plan, spread
 from promerge_d2.benchmark.methods import Workload
 from promerge_d2.benchmark.report import markdown, plot, summary, write_markdown
 from promerge_d2.benchmark.run import run_benchmark
+from promerge_d2.benchmark.training import TrainingPlan, run_training, training_markdown
 from promerge_d2.features import BACKBONES, get_backbone
 from promerge_d2.features.weights import OFFLINE_BACKBONE
 from promerge_d2.pseudo_labels import list_images
@@ -24,7 +26,7 @@ from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-PHOTOS = ROOT / "runs/quickstart/data"
+SAMPLE = ROOT / "runs/quickstart/data"
 
 
 def main() -> int:
@@ -54,6 +56,13 @@ def main() -> int:
         "--store", action="store_true", help="nothing but the store of labels and its workers"
     )
     parser.add_argument(
+        "--training",
+        action="store_true",
+        help="measure the training recipe instead: 200 iterations of it on a GPU, 20 small ones on "
+        "a CPU (docs/recipe.md); takes --images with --labels (the sample scenes)",
+    )
+    parser.add_argument("--labels", type=Path, help="COCO JSON of --images, for --training")
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -65,10 +74,12 @@ def main() -> int:
         check_writable(file)
     if args.evaluation:
         return measure_evaluation(args.json, args.markdown)
+    if args.training:
+        return measure_training(args)
     settings = dict(pair.split("=", 1) for pair in args.set if "=" in pair)
     if len(settings) < len(args.set):
         raise UserError(f"--set takes NAME=VALUE, each name once, not {' '.join(args.set)}")
-    images = list_images(args.images or sample_photographs())
+    images = list_images(args.images or sample("photos/images"))
     workload = Workload(
         get_backbone(args.backbone),
         weights=args.weights,
@@ -104,12 +115,32 @@ def measure_evaluation(json: Path | None, page: Path | None) -> int:
     return EXIT_OK
 
 
-def sample_photographs() -> Path:
-    """The folder of the sample photographs, made if it is not there."""
-    command = [sys.executable, str(ROOT / "datasets/prepare_sample.py"), "--output", str(PHOTOS)]
+def measure_training(args: argparse.Namespace) -> int:
+    """The part of ``--training``."""
+    if bool(args.images) != bool(args.labels):
+        raise UserError("--training takes --images and --labels together, or neither")
+    images, labels = args.images, args.labels
+    if not images:
+        images, labels = sample("test/images"), sample("test/annotations.json")
+    iterations = 20 if args.device == "cpu" else 200
+    recipe = ROOT / "configs/promerge_cascade.yaml"
+    plan = TrainingPlan(recipe, Path(images), labels, args.device, iterations)
+    figures = run_training(plan)
+    text = training_markdown(figures, plan)
+    if args.json:
+        write_json(args.json, dict(sorted(figures.items())), indent=1)
+    if args.markdown:
+        write_markdown(text, args.markdown)
+    print(text)
+    return EXIT_OK
+
+
+def sample(part: str) -> Path:
+    """A file or folder of the sample data, made if it is not there."""
+    command = [sys.executable, str(ROOT / "datasets/prepare_sample.py"), "--output", str(SAMPLE)]
     if subprocess.run(command, check=False).returncode:
-        raise UserError("the sample photographs could not be made (see above); give --images")
-    return PHOTOS / "photos/images"
+        raise UserError("the sample data could not be made (see above); give --images")
+    return SAMPLE / part
 
 
 if __name__ == "__main__":
