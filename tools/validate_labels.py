@@ -54,8 +54,11 @@ def main() -> int:
         write_json(args.report, dataclasses.asdict(found), indent=1)
     if args.gallery:
         images = _pictures(CocoFile(args.labels), Path(args.images), args.count)
+        summary = lines[:2]
+        if args.count < found.images:
+            summary.append(f"below: {args.count} of them, evenly spaced (--count)")
         page = write_gallery(
-            args.gallery, Path(args.labels).name, lines[:2], found.histogram(), images
+            args.gallery, Path(args.labels).name, summary, found.histogram(), images
         )
         print(f"to look at: {page}")
     return EXIT_FAILURES if found.problems else EXIT_OK

@@ -135,6 +135,11 @@ def test_the_tool_says_what_is_there(labels, tmp_path, monkeypatch, capsys):
     page = (tmp_path / "pages" / "index.html").read_text()
     assert page.count("<figure") == 3
     assert 'data-masks="0" data-score="" data-reason="no_foreground"' in page
+    assert "evenly spaced" not in page
+    assert run_tool(monkeypatch, "validate_labels.py", labels, *more, "--count", 2) == 0
+    page = (tmp_path / "pages" / "index.html").read_text()
+    assert page.count("<figure") == 2
+    assert "below: 2 of them, evenly spaced" in page
 
 
 def test_the_tool_names_problems(labels, tmp_path, monkeypatch, capsys):
