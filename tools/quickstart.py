@@ -8,7 +8,6 @@ Every step is one of the other tools; its command is printed. A step whose input
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import shlex
@@ -19,7 +18,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import torch
 
 import promerge_d2
@@ -36,10 +34,9 @@ from promerge_d2.utils.cli import EXIT_NOT_FINISHED, EXIT_OK, ArgumentParser, ru
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import make_folder, read_json, sha256_of, write_json
 from promerge_d2.utils.image import load_image
+from promerge_d2.visualization.curves import plot_losses, read_losses
 from promerge_d2.visualization.overlay import draw_records, save_png
 from promerge_d2.visualization.report import Gallery, Table, metrics_rows, write_report
-
-mpl.use("Agg")
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = Path("runs/quickstart")  # from ROOT; configs/quickstart.yaml names the same folders
@@ -85,7 +82,7 @@ def main() -> int:
 
     started = time.perf_counter()
     galleries = [gallery("test", 8), gallery("photos", 10), gallery("train", 6)]
-    losses = plot_losses()
+    losses = draw_losses()
     seconds["pictures"] = time.perf_counter() - started
     backbone = get_backbone(BACKBONE)
     info = read_json(RUN / "labels_train.json")["info"]
@@ -228,21 +225,10 @@ def by_name(coco: dict, records: Sequence[dict]) -> dict[str, list[dict]]:
     return grouped
 
 
-def plot_losses() -> dict[str, float]:
+def draw_losses() -> dict[str, float]:
     """Plot the training losses; the total at the first and last report."""
-    from matplotlib import pyplot as plt
-
-    lines = (RUN / "detector/metrics.json").read_text().splitlines()
-    logged = [entry for entry in map(json.loads, lines) if "total_loss" in entry]
-    figure, axes = plt.subplots(figsize=(8, 3.2))
-    for key in sorted(k for k in logged[0] if "loss" in k and "droploss" not in k):
-        style = {"linewidth": 2.5, "color": "black"} if key == "total_loss" else {"linewidth": 1}
-        axes.plot([e["iteration"] for e in logged], [e[key] for e in logged], label=key, **style)
-    axes.set(xlabel="iteration", ylabel="loss (median of 20)", yscale="log")
-    axes.legend(fontsize=6, ncol=2, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.tight_layout()
-    figure.savefig(RUN / "pictures/losses.png", dpi=150)
-    plt.close(figure)
+    logged = read_losses(RUN / "detector/metrics.json")
+    plot_losses({"training": logged}, RUN / "pictures/losses.png")
     return {"first": logged[0]["total_loss"], "last": logged[-1]["total_loss"]}
 
 

@@ -11,6 +11,7 @@ command goes on after a stop of any kind::
     OUT/round-1/model_final.pth, metrics.json, ...   of training
     OUT/round-1/results.json      its evaluation; the round is done
     OUT/rounds.json, rounds.md    figures of all rounds
+    OUT/losses.png                curves of all rounds
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from promerge_d2.pseudo_labels.store import NotFinished, Store, locked
 from promerge_d2.utils.differences import differences
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import make_folder, read_json, write_json
+from promerge_d2.visualization.curves import plot_losses, read_losses
 
 logger = logging.getLogger(__name__)
 
@@ -268,6 +270,8 @@ def _self_train(
         print(format_rounds(figures[-1:]))
     write_json(output / "rounds.json", {"rounds": figures}, indent=1)
     (output / "rounds.md").write_text(format_rounds(figures) + "\n", encoding="utf-8")
+    losses = {folder.name: read_losses(folder / "metrics.json") for folder in folders}
+    plot_losses(losses, output / "losses.png")
     return figures
 
 
