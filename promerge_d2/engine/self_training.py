@@ -30,13 +30,13 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
-from detectron2.engine import launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing.spawn import ProcessException
 
 from promerge_d2.data import check_datasets, register_from_config
 from promerge_d2.engine.detector import DetectorLabeler
+from promerge_d2.engine.launch import launch_processes
 from promerge_d2.engine.setup import check_device, check_masks, check_weights, read_config, setup
 from promerge_d2.engine.trainer import ProMergeTrainer
 from promerge_d2.pseudo_labels import label_images, merge_labels, parts_of
@@ -314,7 +314,8 @@ def _next_labels(
         if processes == 1:
             _predict(*parts, share.shard, share.shards)
         else:
-            _launch(_predict, processes, parts, f"prediction of round {this.number}")
+            what = f"prediction of round {this.number}"
+            _launch(_predict, processes, cfg.MODEL.DEVICE, parts, what)
             merge_labels(predictions)
     if share.shards > 1:
         return
@@ -369,7 +370,8 @@ def _train(images: ImageList, this: Round, folder: Path, num_gpus: int) -> None:
         if num_gpus == 1:
             train(str(file))
         else:
-            _launch(train, num_gpus, (str(file),), f"training of round {this.number}")
+            what = f"training of round {this.number}"
+            _launch(train, num_gpus, cfg.MODEL.DEVICE, (str(file),), what)
 
 
 def train(config_file: str) -> None:
@@ -390,14 +392,14 @@ def train(config_file: str) -> None:
         write_json(Path(cfg.OUTPUT_DIR) / "results.json", results, indent=1)
 
 
-def _launch(work: Callable, processes: int, args: tuple, what: str) -> None:
+def _launch(work: Callable, processes: int, device: str, args: tuple, what: str) -> None:
     """Run in several processes of this machine.
 
     Raises:
         NotFinished: one of them stopped.
     """
     try:
-        launch(_work_for, processes, dist_url="auto", args=(os.getpid(), work, args))
+        launch_processes(_work_for, (os.getpid(), work, args), device, processes)
     except ProcessException as error:
         raise NotFinished(
             f"{what} stopped: {str(error).strip().splitlines()[-1]}; what is done is kept: run the "

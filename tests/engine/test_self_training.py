@@ -202,9 +202,9 @@ def test_a_process_that_dies_is_told(monkeypatch):
     def launch(*_, **__):
         raise ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 7, -9)
 
-    monkeypatch.setattr(self_training, "launch", launch)
+    monkeypatch.setattr("promerge_d2.engine.launch.launch", launch)
     with pytest.raises(NotFinished, match="training of round 1 stopped: process 1 terminated with"):
-        self_training._launch(print, 2, (), "training of round 1")
+        self_training._launch(print, 2, "cpu", (), "training of round 1")
 
 
 def test_images_in_tars_are_refused(begun, tmp_path):
