@@ -14,13 +14,19 @@ def read_losses(file: Path) -> list[dict]:
     """What detectron2 logged in ``metrics.json``, by iteration.
 
     Of an iteration that a stopped run had logged before it went on from a checkpoint, the later
-    entry counts.
+    entry counts. A line that was being written when the run was killed is left out.
 
     Returns:
         Dicts with ``iteration``, ``total_loss`` and the other losses.
     """
-    entries = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-    logged = {entry["iteration"]: entry for entry in entries if "total_loss" in entry}
+    logged = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if "total_loss" in entry:
+            logged[entry["iteration"]] = entry
     return [logged[iteration] for iteration in sorted(logged)]
 
 

@@ -242,7 +242,10 @@ def test_stopped_at_every_stage_it_ends_the_same(whole, self_train, tmp_path, mo
 
 
 def killed_at_random_moments(self_train, folder, whole, kills, seed):
-    """Run and be killed, each time after a random part of the work of a whole run; how often."""
+    """Run and be killed, each time after up to a third of a whole run's work; how often.
+
+    The whole run was the first in its process, and took longer than the same work does again.
+    """
     chance = random.Random(seed)
 
     def work(moment):
@@ -252,7 +255,7 @@ def killed_at_random_moments(self_train, folder, whole, kills, seed):
 
     killed = 0
     for _ in range(kills):
-        process = in_a_fork(partial(work, chance.uniform(0, whole["seconds"])))
+        process = in_a_fork(partial(work, chance.uniform(0, whole["seconds"] / 3)))
         status = os.waitpid(process, 0)[1]
         killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
     assert self_train(folder)[0] == 2

@@ -22,6 +22,8 @@ def test_of_a_resumed_run_the_later_entry_counts(tmp_path):
         {"iteration": 19, "total_loss": 2.5},
         {"iteration": 40, "bbox/AP": 1.0},
     )
+    with file.open("a") as killed:
+        killed.write('{"iteration": 59, "total_l{"iteration": 59, "total_loss": 1.0}\n')
     logged = read_losses(file)
     assert [(entry["iteration"], entry["total_loss"]) for entry in logged] == [(19, 2.5), (39, 2.0)]
 
