@@ -14,6 +14,7 @@ from pathlib import Path
 
 from promerge_d2.benchmark.evaluation import evaluation_markdown, run_evaluation
 from promerge_d2.benchmark.harness import Plan, spread
+from promerge_d2.benchmark.measure import Figures
 from promerge_d2.benchmark.methods import Workload
 from promerge_d2.benchmark.report import markdown, plot, summary, write_markdown
 from promerge_d2.benchmark.run import run_benchmark
@@ -59,7 +60,7 @@ def main() -> int:
         "--training",
         action="store_true",
         help="measure the training recipe instead: 200 iterations of it on a GPU, 20 small ones on "
-        "a CPU (docs/recipe.md); takes --images with --labels (the sample scenes)",
+        "a CPU (docs/benchmark.md); takes --images with --labels (the sample scenes)",
     )
     parser.add_argument("--labels", type=Path, help="COCO JSON of --images, for --training")
     parser.add_argument(
@@ -72,10 +73,13 @@ def main() -> int:
     args = parser.parse_args()
     for file in filter(None, (args.json, args.markdown, args.plot)):
         check_writable(file)
+    if args.labels and not args.training:
+        raise UserError("--labels is for --training")
     if args.evaluation:
-        return measure_evaluation(args.json, args.markdown)
+        figures = run_evaluation()
+        return publish(args, figures, evaluation_markdown(figures))
     if args.training:
-        return measure_training(args)
+        return publish(args, *measure_training(args))
     settings = dict(pair.split("=", 1) for pair in args.set if "=" in pair)
     if len(settings) < len(args.set):
         raise UserError(f"--set takes NAME=VALUE, each name once, not {' '.join(args.set)}")
@@ -103,19 +107,7 @@ def main() -> int:
     return EXIT_OK
 
 
-def measure_evaluation(json: Path | None, page: Path | None) -> int:
-    """The part of ``--evaluation``."""
-    figures = run_evaluation()
-    text = evaluation_markdown(figures)
-    if json:
-        write_json(json, dict(sorted(figures.items())), indent=1)
-    if page:
-        write_markdown(text, page)
-    print(text)
-    return EXIT_OK
-
-
-def measure_training(args: argparse.Namespace) -> int:
+def measure_training(args: argparse.Namespace) -> tuple[Figures, str]:
     """The part of ``--training``."""
     if bool(args.images) != bool(args.labels):
         raise UserError("--training takes --images and --labels together, or neither")
@@ -126,7 +118,11 @@ def measure_training(args: argparse.Namespace) -> int:
     recipe = ROOT / "configs/promerge_cascade.yaml"
     plan = TrainingPlan(recipe, Path(images), labels, args.device, iterations)
     figures = run_training(plan)
-    text = training_markdown(figures, plan)
+    return figures, training_markdown(figures, plan)
+
+
+def publish(args: argparse.Namespace, figures: Figures, text: str) -> int:
+    """Write and print what was measured."""
     if args.json:
         write_json(args.json, dict(sorted(figures.items())), indent=1)
     if args.markdown:

@@ -17,6 +17,7 @@ from promerge_d2.benchmark.tasks import AFTER, BEFORE, RELEASED
 from promerge_d2.labeler.refinement import REFINERS
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path
+from promerge_d2.visualization.figures import picture
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of the plot of ratios
@@ -266,36 +267,27 @@ def write_markdown(tables: str, path: Path) -> None:
 
 def plot(results: Results, path: Path) -> None:
     """Seconds an image by stage, and the ratios, side by side."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     figures = results.figures
-    picture, (left, right) = plt.subplots(1, 2, figsize=(12, 4))
-    methods = [name for name in METHODS if f"{name}.total_s" in figures]
-    start = np.zeros(len(methods))
-    for stage in STAGES:
-        seconds = np.array([figures[f"{name}.{stage}_s"] for name in methods])
-        left.barh(methods, seconds, left=start, label=stage)
-        start += seconds
-    left.invert_yaxis()
-    left.set(xlabel="seconds an image, one thread", title="whole labeler")
-    left.legend(fontsize=8)
-    ratios = [name for _, name, _ in RATIOS if name in figures]
-    values = [figures[name] for name in ratios]
-    spreads = [figures[f"{name}.iqr"] / 2 for name in ratios]
-    right.barh(ratios, values, xerr=spreads, color="tab:gray")
-    right.invert_yaxis()
-    right.set(xscale="log" if ratios else "linear", xlabel="times faster")
-    if ratios:
-        ticks = [tick for tick in TICKS if tick <= 2 * max(values)]
-        right.set(xlim=(min(1, *values), 2 * max(values)), xticks=ticks, xticklabels=ticks)
-        right.minorticks_off()
-    right.set_title("ratios ± half the interquartile range")
-    right.tick_params(axis="y", labelsize=7)
-    picture.tight_layout()
-    kind = path.suffix.lstrip(".") or "png"
-    with atomic_path(path) as part:
-        picture.savefig(part, dpi=150, format=kind)
-    plt.close(picture)
+    with picture(path, dpi=150, ncols=2, figsize=(12, 4)) as (_, axes):
+        left, right = axes[0]
+        methods = [name for name in METHODS if f"{name}.total_s" in figures]
+        start = np.zeros(len(methods))
+        for stage in STAGES:
+            seconds = np.array([figures[f"{name}.{stage}_s"] for name in methods])
+            left.barh(methods, seconds, left=start, label=stage)
+            start += seconds
+        left.invert_yaxis()
+        left.set(xlabel="seconds an image, one thread", title="whole labeler")
+        left.legend(fontsize=8)
+        ratios = [name for _, name, _ in RATIOS if name in figures]
+        values = [figures[name] for name in ratios]
+        spreads = [figures[f"{name}.iqr"] / 2 for name in ratios]
+        right.barh(ratios, values, xerr=spreads, color="tab:gray")
+        right.invert_yaxis()
+        right.set(xscale="log" if ratios else "linear", xlabel="times faster")
+        if ratios:
+            ticks = [tick for tick in TICKS if tick <= 2 * max(values)]
+            right.set(xlim=(min(1, *values), 2 * max(values)), xticks=ticks, xticklabels=ticks)
+            right.minorticks_off()
+        right.set_title("ratios ± half the interquartile range")
+        right.tick_params(axis="y", labelsize=7)

@@ -8,13 +8,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import HookBase
 
 from promerge_d2.benchmark.measure import Figures, forget_peak, memory_mb
 from promerge_d2.benchmark.report import machine, number, table
@@ -54,20 +52,13 @@ class TrainingPlan:
     iterations: int = 20
     opts: tuple[str, ...] = ()
 
-
-class Timing(HookBase):
-    """Seconds of each iteration, and of its wait for data."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.waits: list[float] = []
-
-    def after_step(self) -> None:
-        """Note one iteration; its losses were read, so a GPU has done it but for the last step."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
-        self.waits.append(self.trainer.storage.latest()["data_time"][0])
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """``KEY VALUE`` pairs that a reader of the figures has to know."""
+        if self.device == "cpu":
+            return (*SMALL.split(), *self.opts)
+        workers = str(os.cpu_count())  # the recipe's are for 2 images a GPU
+        return ("MODEL.DEVICE", self.device, "DATALOADER.NUM_WORKERS", workers, *self.opts)
 
 
 def run_training(plan: TrainingPlan) -> Figures:
@@ -82,14 +73,11 @@ def run_training(plan: TrainingPlan) -> Figures:
     """
     on_gpu = plan.device != "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        opts = [] if on_gpu else SMALL.split()
-        if on_gpu:  # the recipe's workers are for 2 images a GPU
-            opts += ["MODEL.DEVICE", plan.device, "DATALOADER.NUM_WORKERS", str(os.cpu_count())]
-        opts += ["MODEL.WEIGHTS", "", "SOLVER.MAX_ITER", str(WARM_UP + plan.iterations)]
+        opts = ["MODEL.WEIGHTS", "", "SOLVER.MAX_ITER", str(WARM_UP + plan.iterations)]
         opts += ["TEST.PRECISE_BN.ENABLED", "False", "OUTPUT_DIR", folder, "SEED", "1"]
         data = [[DATASET, str(plan.labels), str(plan.images)]]
         opts += ["DATASETS.PROMERGE", str(data), "DATASETS.TRAIN", f"('{DATASET}',)"]
-        opts += ["DATASETS.TEST", "()", *plan.opts]
+        opts += ["DATASETS.TEST", "()", *plan.keys]
         cfg = read_config(str(plan.config), opts)
         check_device(cfg)
         cfg.freeze()
@@ -97,21 +85,21 @@ def run_training(plan: TrainingPlan) -> Figures:
         forget_peak()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        timing = Timing()
         try:
             trainer = ProMergeTrainer(cfg)
-            trainer.register_hooks([timing])
             trainer.train()
         finally:
             DatasetCatalog.remove(DATASET)
             MetadataCatalog.remove(DATASET)
-    seconds = np.diff(timing.ends)[WARM_UP - 1 :]
+    seconds, waits = (  # as detectron2 has them
+        np.array([v for v, i in trainer.storage.history(name).values() if i >= WARM_UP])
+        for name in ("time", "data_time")
+    )
     figures = Figures()
     figures["training.iteration_s"] = float(np.median(seconds))
     figures["training.iteration_s.iqr"] = float(np.subtract(*np.percentile(seconds, (75, 25))))
     figures["training.images_s"] = cfg.SOLVER.IMS_PER_BATCH * len(seconds) / float(seconds.sum())
-    waited = float(np.sum(timing.waits[WARM_UP:]))
-    figures["training.loader_percent"] = 100 * waited / float(seconds.sum())
+    figures["training.loader_percent"] = 100 * float(waits.sum() / seconds.sum())
     figures["training.process_mb"] = memory_mb("VmHWM")
     if on_gpu:
         figures["training.gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
@@ -123,16 +111,11 @@ def run_training(plan: TrainingPlan) -> Figures:
 
 def training_markdown(figures: Figures, plan: TrainingPlan) -> str:
     """The figures as a table, with what they were measured on."""
-    device = "the CPU"
-    if plan.device != "cpu":
-        device = torch.cuda.get_device_name()
-    more = () if plan.device != "cpu" else SMALL.split()
-    keys = " ".join((*more, *plan.opts))
+    device = "the CPU" if plan.device == "cpu" else torch.cuda.get_device_name(plan.device)
     rows = [[title, number(figures, name)] for name, title in ROWS.items() if name in figures]
     return (
         f"{machine()}. `{plan.config.name}` from random weights on {device}: "
         f"{figures['training.iterations']:.0f} iterations of {figures['training.batch']:.0f} "
-        f"images after {WARM_UP}, {figures['training.workers']:.0f} loader workers"
-        + (f", with `{keys}`" if keys else "")
-        + f".\n\n{table(['', ''], rows)}"
+        f"images after {WARM_UP}, {figures['training.workers']:.0f} loader workers, with "
+        f"`{' '.join(plan.keys)}`.\n\n{table(['', ''], rows)}"
     )

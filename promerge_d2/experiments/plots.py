@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from promerge_d2.experiments.results import Row
-from promerge_d2.utils.files import atomic_path
+from promerge_d2.visualization.figures import picture
 
 AXES = {
     "masks": "masks an image",
@@ -22,24 +21,6 @@ AXES = {
 }
 Panels = Sequence[Sequence[str]]
 """Figures side by side; those of one panel share its axis."""
-
-
-@contextlib.contextmanager
-def picture(file: Path, **options: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes (``plt.subplots(**options)``), written to a PNG at the end."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(squeeze=False, **options)
-    try:
-        yield figure, axes
-        figure.tight_layout()
-        with atomic_path(file) as part:
-            figure.savefig(part, dpi=110, format="png")
-    finally:
-        plt.close(figure)
 
 
 def values(rows: Sequence[Row], column: str) -> np.ndarray:

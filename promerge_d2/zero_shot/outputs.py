@@ -21,6 +21,7 @@ from promerge_d2.evaluation.matches import RECALLS, THRESHOLDS
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, make_folder, write_json
 from promerge_d2.utils.image import load_image
+from promerge_d2.visualization.figures import picture
 from promerge_d2.visualization.overlay import color_of, draw_masks, save_png
 from promerge_d2.visualization.report import Gallery, Table, write_report
 from promerge_d2.zero_shot.benchmarks import BENCHMARKS, PUBLISHED, PUBLISHED_SOURCE, SIX, published
@@ -251,12 +252,14 @@ def _warning(scores: Sequence[Score]) -> str:
 
 def _plot(folder: Path, group: Sequence[Score]) -> str:
     """Precision-recall curves, AR against the number of detections, AP by size."""
-    import matplotlib
+    name = f"plots/{group[0].data_set.name}.png"
+    make_folder(folder / "plots")
+    with picture(folder / name, dpi=100, ncols=3, figsize=(15, 4.2)) as (_, axes):
+        _draw(*axes[0], group)
+    return name
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, (curve, proposals, sizes) = pyplot.subplots(1, 3, figsize=(15, 4.2), dpi=100)
+def _draw(curve: Any, proposals: Any, sizes: Any, group: Sequence[Score]) -> None:
     most = max(score.matches[score.main].max_detections for score in group)
     counts = np.unique(np.geomspace(1, most, 25).round().astype(int))
     width, reached = 0.8 / len(group), 1.0
@@ -284,13 +287,6 @@ def _plot(folder: Path, group: Sequence[Score]) -> str:
     for axes in (curve, proposals, sizes):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
-    figure.tight_layout()
-    name = f"plots/{group[0].data_set.name}.png"
-    make_folder(folder / "plots")
-    with atomic_path(folder / name) as part:
-        figure.savefig(part, format="png", metadata={"Software": None})
-    pyplot.close(figure)
-    return name
 
 
 def _gallery(folder: Path, score: Score, count: int) -> Gallery | None:

@@ -43,7 +43,7 @@ def data(tmp_path):
 
 
 def test_a_tiny_run(monkeypatch, data):
-    monkeypatch.setattr(training, "WARM_UP", 1)
+    monkeypatch.setattr(training, "WARM_UP", 3)  # detectron2 gives no times before
     plan = TrainingPlan(RECIPE, *data, iterations=3, opts=tuple(TINY.split()))
     figures = run_training(plan)
     assert (figures["training.iterations"], figures["training.batch"]) == (3, 2)
@@ -52,7 +52,7 @@ def test_a_tiny_run(monkeypatch, data):
     assert figures["training.process_mb"] > 100
     assert "training.gpu_mb" not in figures
     text = training_markdown(figures, plan)
-    assert "3 iterations of 2 images after 1" in text
+    assert "3 iterations of 2 images after 3" in text
     assert "| Images/s |" in text
     assert "MIN_SIZE_TRAIN (64,)" in text
 
@@ -80,3 +80,8 @@ def test_no_gpu(monkeypatch, data):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="no CUDA GPU"):
         run_training(TrainingPlan(RECIPE, *data, device="cuda"))
+
+
+def test_labels_are_of_training(monkeypatch, tmp_path, capsys):
+    assert run_tool(monkeypatch, "benchmark.py", "--labels", tmp_path / "labels.json") == 3
+    assert "--labels is for --training" in capsys.readouterr().err
