@@ -255,11 +255,11 @@ def _plot(folder: Path, group: Sequence[Score]) -> str:
     name = f"plots/{group[0].data_set.name}.png"
     make_folder(folder / "plots")
     with picture(folder / name, dpi=100, ncols=3, figsize=(15, 4.2)) as (_, axes):
-        _draw(*axes[0], group)
+        _draw_curves(*axes[0], group)
     return name
 
 
-def _draw(curve: Any, proposals: Any, sizes: Any, group: Sequence[Score]) -> None:
+def _draw_curves(curve: Any, proposals: Any, sizes: Any, group: Sequence[Score]) -> None:
     most = max(score.matches[score.main].max_detections for score in group)
     counts = np.unique(np.geomspace(1, most, 25).round().astype(int))
     width, reached = 0.8 / len(group), 1.0
