@@ -7,7 +7,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-init = Path(__file__).with_name("promerge_d2").joinpath("__init__.py").read_text(encoding="utf-8")
+init = Path(__file__).with_name("promerge_d2").joinpath("version.py").read_text(encoding="utf-8")
 version = re.search(r'^__version__ = "(.+)"$', init, re.MULTILINE)[1]
 
 demo = ["matplotlib", "onnx", "scikit-image", "scikit-learn"]
@@ -18,6 +18,8 @@ setup(
     description="Unsupervised class-agnostic instance segmentation with ProMerge and detectron2",
     license="Apache-2.0",
     python_requires=">=3.10",
+    # an editable install puts this folder on the path: benchmarks/ is no part of the wheel
+    package_dir={"": "."},
     packages=find_packages(include=["promerge_d2", "promerge_d2.*"]),
     install_requires=[
         "fvcore",

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promerge_d2.utils.cli import run_tool
-from promerge_d2.zero_shot.prepare import parser_of, prepare
-from promerge_d2.zero_shot.readers import read_coco20k
+from official.prepare import parser_of, prepare
+from official.readers import read_coco20k
+from promerge_d2.cli.parser import run_tool
 
 
 def main() -> int:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 
-from promerge_d2.utils.cli import EXIT_OK, ArgumentParser, run_tool
-from promerge_d2.zero_shot.files import need
-from promerge_d2.zero_shot.prepare import add_root
+from official.files import need
+from official.prepare import add_root
+from promerge_d2.cli.parser import EXIT_OK, ArgumentParser, run_tool
 
 logger = logging.getLogger(__name__)
 CLASSES, IMAGES = 1000, 1281167

@@ -9,9 +9,9 @@ kitti/annotations/trainval_cls_agnostic.json. DontCare becomes ignore regions.
 
 from __future__ import annotations
 
-from promerge_d2.utils.cli import run_tool
-from promerge_d2.zero_shot.prepare import parser_of, prepare
-from promerge_d2.zero_shot.readers import read_kitti
+from official.prepare import parser_of, prepare
+from official.readers import read_kitti
+from promerge_d2.cli.parser import run_tool
 
 
 def main() -> int:

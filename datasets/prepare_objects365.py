@@ -11,9 +11,9 @@ not in the archives: add --skip-bad-images.
 
 from __future__ import annotations
 
-from promerge_d2.utils.cli import run_tool
-from promerge_d2.zero_shot.prepare import parser_of, prepare
-from promerge_d2.zero_shot.readers import read_objects365
+from official.prepare import parser_of, prepare
+from official.readers import read_objects365
+from promerge_d2.cli.parser import run_tool
 
 
 def parse_patches(text: str) -> tuple[int, int] | None:

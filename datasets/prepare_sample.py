@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from promerge_d2.utils.cli import ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, make_folder, read_json, sha256_of, write_json
 from promerge_d2.utils.progress import progress

@@ -8,9 +8,9 @@ watercolor/annotations/traintest_cls_agnostic.json. Difficult objects become ign
 
 from __future__ import annotations
 
-from promerge_d2.utils.cli import run_tool
-from promerge_d2.zero_shot.prepare import parser_of, prepare
-from promerge_d2.zero_shot.readers import read_voc
+from official.prepare import parser_of, prepare
+from official.readers import read_voc
+from promerge_d2.cli.parser import run_tool
 
 
 def main() -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+from promerge_d2.version import __version__
 
-__all__ = ["ProMergeLabeler", "add_promerge_config", "register_promerge_instances"]
+__all__ = ["ProMergeLabeler", "__version__", "add_promerge_config", "register_promerge_instances"]
 
 # Resolved when asked for: the labeler's imports must not slow down this one, and the other two
 # have to say what is missing where there is no detectron2.

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from promerge_d2.coco.records import mask_record
 from promerge_d2.features import BACKBONES, Backbone
 from promerge_d2.features.extractor import build_vit
-from promerge_d2.labeler.labeler import mask_record
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,13 +12,13 @@ import argparse
 import logging
 from pathlib import Path
 
-from promerge_d2.experiments.experiments import EXPERIMENTS, SCENES, Setup, offline_backbones
-from promerge_d2.experiments.page import write_markdown, write_page
-from promerge_d2.experiments.sweep import LabelledImages
+from benchmarks.ablations.experiments import EXPERIMENTS, SCENES, Setup, offline_backbones
+from benchmarks.ablations.page import write_markdown, write_page
+from benchmarks.ablations.sweep import LabelledImages
+from promerge_d2.cli.labeler_arguments import add_labeler_arguments, labeler_from
+from promerge_d2.cli.parser import EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.features import get_backbone
 from promerge_d2.labeler import Labeler
-from promerge_d2.labeler.arguments import add_labeler_arguments, labeler_from
-from promerge_d2.utils.cli import EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable
 

@@ -12,17 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from promerge_d2.benchmark.evaluation import evaluation_markdown, run_evaluation
-from promerge_d2.benchmark.harness import Plan, spread
-from promerge_d2.benchmark.measure import Figures
-from promerge_d2.benchmark.methods import Workload
-from promerge_d2.benchmark.report import markdown, plot, summary, write_markdown
-from promerge_d2.benchmark.run import run_benchmark
-from promerge_d2.benchmark.training import TrainingPlan, run_training, training_markdown
+from benchmarks.speed.evaluation import evaluation_markdown, run_evaluation
+from benchmarks.speed.harness import Plan, spread
+from benchmarks.speed.measure import Figures
+from benchmarks.speed.methods import Workload
+from benchmarks.speed.report import markdown, plot, summary, write_markdown
+from benchmarks.speed.run import run_benchmark
+from benchmarks.speed.training import TrainingPlan, run_training, training_markdown
+from promerge_d2.cli.parser import EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.features import BACKBONES, get_backbone
 from promerge_d2.features.weights import OFFLINE_BACKBONE
 from promerge_d2.pseudo_labels import list_images
-from promerge_d2.utils.cli import EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
 

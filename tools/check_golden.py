@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from promerge_d2.labeler import LabelerConfig, grid_masks
-from promerge_d2.utils.cli import EXIT_NOT_FINISHED, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import EXIT_NOT_FINISHED, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.labeler import ProMergeConfig, grid_masks
 from promerge_d2.utils.errors import UserError
 
 STAGES = ("foreground", "background", "pruned", "merged")
@@ -50,7 +50,7 @@ def main() -> int:
 
 def compare(golden: dict[str, np.ndarray], device: str) -> str | None:
     """Describe the first stage that differs, or return None."""
-    config = LabelerConfig(
+    config = ProMergeConfig(
         grid=golden["features"].shape[1:],
         stride=int(golden["stride"]),
         tau_b=float(golden["bipartition_tau"]),

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 import promerge_d2
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.features import BACKBONES, Backbone
 from promerge_d2.features.weights import cache_dir, cached_path
-from promerge_d2.utils.cli import ArgumentParser, run_tool
 
 REQUIRED = (
     "torch",

@@ -12,12 +12,12 @@ import itertools
 from pathlib import Path
 
 import promerge_d2  # noqa: F401 - registers heads and backbones
+from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.engine.detector import DetectorLabeler
 from promerge_d2.engine.setup import check_device, check_weights, read_config
 from promerge_d2.pseudo_labels import list_images
+from promerge_d2.pseudo_labels.local_engine import Job
 from promerge_d2.pseudo_labels.merge import CATEGORIES
-from promerge_d2.pseudo_labels.pipeline import Job
-from promerge_d2.utils.cli import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
 from promerge_d2.utils.image import IMAGE_SUFFIXES, ImageError, load_image
@@ -86,7 +86,7 @@ def main() -> int:
         except ImageError as error:
             failures.append(error)
             continue
-        result = detector.steps.finish(found)
+        result = detector.processor.postprocess(found)
         save_png(picture, draw_records(pixels, result.records))
         print(f"{name}: {told(len(result.records), threshold, found.instances.scores.tolist())}")
         size = {"width": result.width, "height": result.height}

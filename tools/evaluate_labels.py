@@ -16,9 +16,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.evaluation import (
     MATCH_MODES,
     PROTOCOL,
+    align_predictions,
     bootstrap,
     check_iou_types,
     flat_metrics,
@@ -26,12 +28,10 @@ from promerge_d2.evaluation import (
     format_table,
     match_instances,
     metrics_of,
-    place_predictions,
     read_ground_truth,
     read_predictions,
 )
-from promerge_d2.evaluation.class_agnostic import IOU_TYPES
-from promerge_d2.utils.cli import ArgumentParser, run_tool
+from promerge_d2.evaluation.metrics import IOU_TYPES
 from promerge_d2.utils.files import check_writable, write_json
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     if args.json:
         check_writable(args.json)
     ground_truth = read_ground_truth(args.ground_truth)
-    predictions = place_predictions(read_predictions(args.predictions), ground_truth, args.match)
+    predictions = align_predictions(read_predictions(args.predictions), ground_truth, args.match)
     protocol = PROTOCOL
     if args.only_listed:
         ground_truth = ground_truth.restricted_to(predictions.listed)
@@ -110,7 +110,7 @@ def main() -> None:
     )
     report = {**flat_metrics(results), **counts, "protocol": protocol}
     if args.against:
-        other = place_predictions(read_predictions(args.against), ground_truth, args.match)
+        other = align_predictions(read_predictions(args.against), ground_truth, args.match)
         check_iou_types(ground_truth, other, iou_types)
         estimates = {
             t: bootstrap(found, match_instances(ground_truth, other, t))

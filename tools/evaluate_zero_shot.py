@@ -20,13 +20,13 @@ import argparse
 import re
 from pathlib import Path
 
+from official.prepare import add_root
+from promerge_d2.cli.parser import EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.evaluation.matches import BACKENDS
-from promerge_d2.utils.cli import EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.evaluation.zero_shot import DataSet, Run, Score, absent, choose, score
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable
-from promerge_d2.zero_shot.harness import DataSet, Run, Score, absent, choose, score
-from promerge_d2.zero_shot.outputs import as_markdown, as_tables, write_all
-from promerge_d2.zero_shot.prepare import add_root
+from promerge_d2.visualization.zero_shot import as_markdown, as_tables, write_all
 
 
 def parse_args() -> argparse.Namespace:
@@ -172,7 +172,7 @@ def run_detector(args: argparse.Namespace, data_sets: list[DataSet]) -> Run:
 def detect_all(cfg: object, data_sets: list[DataSet], folder: Path) -> None:
     """One process's share of the detections."""
     from promerge_d2.engine.detector import load_detector
-    from promerge_d2.zero_shot.detect import detect
+    from promerge_d2.engine.zero_shot import detect
 
     model = load_detector(cfg)
     for data_set in data_sets:

@@ -60,7 +60,7 @@ print(json.dumps(found))
 """
 
 
-EXIT_OK, EXIT_NOT_FINISHED, EXIT_REFUSED = 0, 1, 3  # as in promerge_d2.utils.cli
+EXIT_OK, EXIT_NOT_FINISHED, EXIT_REFUSED = 0, 1, 3  # as in promerge_d2.cli.parser
 
 
 class ArgumentParser(argparse.ArgumentParser):

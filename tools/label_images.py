@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import os
 
-from promerge_d2.labeler.arguments import add_labeler_arguments, labeler_from
-from promerge_d2.pseudo_labels import label_images, list_images
-from promerge_d2.pseudo_labels.arguments import (
+from promerge_d2.cli.engine_arguments import (
     add_engine_arguments,
     check_engine_arguments,
     engine_from,
     shard_of,
 )
+from promerge_d2.cli.labeler_arguments import add_labeler_arguments, labeler_from
+from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.pseudo_labels import label_images, list_images
 from promerge_d2.pseudo_labels.merge import tell
-from promerge_d2.utils.cli import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.files import check_writable
 
 

@@ -21,16 +21,16 @@ from pathlib import Path
 import torch
 
 import promerge_d2
+from promerge_d2.cli.parser import EXIT_NOT_FINISHED, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.evaluation import (
+    align_predictions,
     evaluate_class_agnostic,
     flat_metrics,
-    place_predictions,
     read_ground_truth,
     read_predictions,
 )
 from promerge_d2.features import get_backbone
 from promerge_d2.pseudo_labels import parts_of
-from promerge_d2.utils.cli import EXIT_NOT_FINISHED, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import make_folder, read_json, sha256_of, write_json
 from promerge_d2.utils.image import load_image
@@ -177,7 +177,7 @@ def evaluate(split: str, predictions: str, name: str) -> dict[str, float]:
     truth = f"{RUN}/data/{split}/annotations.json"
     print(f"as: tools/evaluate_labels.py --predictions {predictions} --ground-truth {truth}")
     ground_truth = read_ground_truth(truth)
-    placed = place_predictions(read_predictions(predictions), ground_truth)
+    placed = align_predictions(read_predictions(predictions), ground_truth)
     figures = flat_metrics(evaluate_class_agnostic(ground_truth, placed))
     write_json(f"{RUN}/metrics_{split}_{name}.json", figures, indent=1)
     return figures

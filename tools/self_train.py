@@ -16,6 +16,14 @@ from functools import partial
 from pathlib import Path
 
 import promerge_d2  # noqa: F401 - registers heads, backbones and data sets
+from promerge_d2.cli.engine_arguments import (
+    add_engine_arguments,
+    check_engine_arguments,
+    engine_from,
+    shard_of,
+)
+from promerge_d2.cli.labeler_arguments import add_labeler_arguments, labeler_from
+from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.engine.self_training import (
     MIN_SCORES,
     Share,
@@ -23,19 +31,11 @@ from promerge_d2.engine.self_training import (
     plan_rounds,
     self_train,
 )
-from promerge_d2.labeler.arguments import add_labeler_arguments, labeler_from
 from promerge_d2.pseudo_labels import label_images, list_images
-from promerge_d2.pseudo_labels.arguments import (
-    add_engine_arguments,
-    check_engine_arguments,
-    engine_from,
-    shard_of,
-)
 from promerge_d2.pseudo_labels.combine import Rules, check_labels
 from promerge_d2.pseudo_labels.inputs import ImageList
 from promerge_d2.pseudo_labels.merge import tell
 from promerge_d2.pseudo_labels.store import writing
-from promerge_d2.utils.cli import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, sha256_of
 

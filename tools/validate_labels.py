@@ -12,11 +12,11 @@ from pathlib import Path
 
 from pycocotools import mask as mask_api
 
-from promerge_d2.evaluation.rle import to_rle
+from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.coco.check import NAMED, Validation, validate_labels
+from promerge_d2.coco.file import CocoFile
+from promerge_d2.coco.rle import to_rle
 from promerge_d2.pseudo_labels.inputs import TarImage, find_image
-from promerge_d2.pseudo_labels.validate import NAMED, Validation, validate_labels
-from promerge_d2.utils.cli import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
-from promerge_d2.utils.coco_file import CocoFile
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
 from promerge_d2.utils.image import ImageError, load_image

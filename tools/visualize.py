@@ -10,8 +10,8 @@ import collections
 from collections.abc import Sequence
 from pathlib import Path
 
-from promerge_d2.labeler.arguments import add_labeler_arguments, labeler_from
-from promerge_d2.utils.cli import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.labeler_arguments import add_labeler_arguments, labeler_from
+from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable
 from promerge_d2.utils.image import IMAGE_SUFFIXES, ImageError

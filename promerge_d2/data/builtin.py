@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from promerge_d2.data.benchmarks import BENCHMARKS
 from promerge_d2.data.datasets import datasets_root, register_promerge_instances
-from promerge_d2.zero_shot.benchmarks import BENCHMARKS
 
 
 def register_benchmarks() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_api
 
-from promerge_d2.utils.coco_file import CocoFile, Stamp, Where, read_image
+from promerge_d2.coco.file import CocoFile, Stamp, Where, read_image
 
 
 class LazyCoco(Sequence):

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from promerge_d2.data.copy_paste import CopyPasteMapper
 from promerge_d2.data.mapper import LabelMapper
-from promerge_d2.utils.chance import IMAGE, ORDER, chance_of
 from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.seeding import IMAGE, ORDER, seeded_generator
 
 
 class Draw(NamedTuple):
@@ -125,7 +125,7 @@ class MappedDraws(Dataset):
         return len(self.dicts)
 
     def __getitem__(self, draw: Draw) -> dict:
-        with chance_of(IMAGE, draw.seed, draw.iteration, draw.place):
+        with seeded_generator(IMAGE, draw.seed, draw.iteration, draw.place):
             return self.mapper(self.dicts[draw.index])
 
 

@@ -20,12 +20,12 @@ from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 
-import promerge_d2
+from promerge_d2.coco.records import mask_record
 from promerge_d2.labeler import LabelResult
-from promerge_d2.labeler.labeler import mask_record
 from promerge_d2.modeling.frozen_vit import FrozenViT
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageLike, load_image
+from promerge_d2.version import __version__
 
 NAMED = 5  # of the keys that do not fit, in messages
 NOTHING = "no_confident_detection"
@@ -86,7 +86,7 @@ class _StrictCheckpointer(DetectionCheckpointer):
 
 
 @dataclass
-class DecodedImage:
+class PreprocessedImage:
     """An image as the detector takes it.
 
     Attributes:
@@ -106,7 +106,7 @@ class Detected:
     """An image that is done with the network.
 
     Attributes:
-        height, width, seconds: as of ``DecodedImage``.
+        height, width, seconds: as of ``PreprocessedImage``.
         instances: on the CPU, in the frame of the network's image: ``pred_boxes``, ``scores`` (N,)
             and ``pred_masks`` (N, 1, S, S).
     """
@@ -118,8 +118,8 @@ class Detected:
 
 
 @dataclass(frozen=True)
-class DetectorSteps:
-    """See ``promerge_d2.labeler.labeler.Steps``.
+class DetectorProcessor:
+    """See ``promerge_d2.labeler.base.Processor``.
 
     Attributes:
         min_size, max_size: of the network's image, as ``INPUT.MIN_SIZE_TEST`` and ``_MAX_``.
@@ -133,7 +133,7 @@ class DetectorSteps:
     min_score: float
     apply_exif = True  # as detectron2
 
-    def decode(self, image: ImageLike) -> DecodedImage:
+    def preprocess(self, image: ImageLike) -> PreprocessedImage:
         """Read and resize an image as detectron2 does for tests.
 
         Raises:
@@ -147,9 +147,9 @@ class DetectorSteps:
         resize = T.ResizeShortestEdge(self.min_size, self.max_size).get_transform(pixels)
         pixels = resize.apply_image(pixels).astype("float32")
         tensor = torch.as_tensor(pixels.transpose(2, 0, 1).copy())
-        return DecodedImage(height, width, tensor, {"decoding": time.perf_counter() - started})
+        return PreprocessedImage(height, width, tensor, {"decoding": time.perf_counter() - started})
 
-    def finish(self, prepared: Detected) -> LabelResult:
+    def postprocess(self, prepared: Detected) -> LabelResult:
         """Masks at the photograph's size, the highest score first.
 
         The box of a record is the tight box of its mask, as that of every pseudo-label; detections
@@ -174,7 +174,7 @@ class DetectorSteps:
 
 
 class DetectorLabeler:
-    """A trained detector where a labeler can be: see ``MaskSource``.
+    """A trained detector where a labeler can be: see ``MaskGenerator``.
 
     On a CPU images go through the network one by one, so that no bit of the masks depends on
     their neighbours.
@@ -197,7 +197,7 @@ class DetectorLabeler:
         self.model = load_detector(cfg)
         self.detections = cfg.TEST.DETECTIONS_PER_IMAGE
         self._mask_side = 2 * cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
-        self.steps = DetectorSteps(
+        self.processor = DetectorProcessor(
             cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, min_score
         )
 
@@ -207,12 +207,12 @@ class DetectorLabeler:
         return self.model.device
 
     @property
-    def handed_on(self) -> int:
+    def output_bytes(self) -> int:
         """Bytes of an image's detections: float32 masks, and little beside them."""
         return 4 * self.detections * self._mask_side**2
 
     def weights(self) -> Iterator[torch.Tensor]:
-        """See ``MaskSource``; a frozen ViT's too, which are no parameters of the model."""
+        """See ``MaskGenerator``; a frozen ViT's too, which are no parameters of the model."""
         frozen = (m.extractor for m in self.model.modules() if isinstance(m, FrozenViT))
         return itertools.chain.from_iterable(net.parameters() for net in (self.model, *frozen))
 
@@ -221,8 +221,8 @@ class DetectorLabeler:
         self.model.to(device)
 
     @torch.no_grad()
-    def launch(self, images: Sequence[DecodedImage]) -> Callable[[], list[Detected]]:
-        """See ``MaskSource``; detections are there when this returns."""
+    def start_forward(self, images: Sequence[PreprocessedImage]) -> Callable[[], list[Detected]]:
+        """See ``MaskGenerator``; detections are there when this returns."""
         started = time.perf_counter()
         inputs = [{"image": image.image} for image in images]
         step = 1 if self.device.type == "cpu" else len(inputs)
@@ -246,22 +246,22 @@ class DetectorLabeler:
         Raises:
             ImageError: the image cannot be read.
         """
-        (detected,) = self.launch([self.steps.decode(image)])()
+        (detected,) = self.start_forward([self.processor.preprocess(image)])()
         return detected
 
     def describe(self, preset: str) -> dict:
-        """See ``MaskSource``.
+        """See ``MaskGenerator``.
 
         Args:
             preset: the config's name.
         """
         return {
             "description": "detections of a trained detector",
-            "version": promerge_d2.__version__,
+            "version": __version__,
             "labeler": self.name,
             "config": preset,
             "weights_sha256": weights_sha256(self.model),
-            "min_score": self.steps.min_score,
+            "min_score": self.processor.min_score,
             "detections_per_image": self.detections,
         }
 

@@ -14,7 +14,7 @@ from detectron2.structures import ImageList
 
 from promerge_d2.data.loader import training_images
 from promerge_d2.data.mapper import LabelChoice
-from promerge_d2.pseudo_labels.pipeline import choose_workers
+from promerge_d2.pseudo_labels.local_engine import choose_workers
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.progress import progress
 from promerge_d2.utils.threads import one_thread

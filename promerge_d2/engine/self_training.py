@@ -42,8 +42,8 @@ from promerge_d2.engine.trainer import ProMergeTrainer
 from promerge_d2.pseudo_labels import label_images, merge_labels, parts_of
 from promerge_d2.pseudo_labels.combine import Rules, combine_labels, count_masks
 from promerge_d2.pseudo_labels.inputs import ImageList
+from promerge_d2.pseudo_labels.local_engine import Engine, LocalEngine
 from promerge_d2.pseudo_labels.merge import tell
-from promerge_d2.pseudo_labels.pipeline import Engine, LocalEngine
 from promerge_d2.pseudo_labels.store import NotFinished, Store, locked
 from promerge_d2.utils.differences import differences
 from promerge_d2.utils.errors import UserError

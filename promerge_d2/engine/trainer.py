@@ -22,9 +22,9 @@ from promerge_d2.data import CopyPasteMapper
 from promerge_d2.data.loader import MappedDraws, build_loader, build_train_loader
 from promerge_d2.data.mapper import LabelMapper
 from promerge_d2.evaluation import ClassAgnosticEvaluator
-from promerge_d2.utils.chance import STEP, seed_torch
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path
+from promerge_d2.utils.seeding import STEP, seed_torch
 
 
 class ProMergeTrainer(DefaultTrainer):

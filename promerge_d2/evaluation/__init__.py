@@ -8,16 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from promerge_d2.evaluation.bootstrap import Estimate, bootstrap, format_bootstrap
-from promerge_d2.evaluation.class_agnostic import (
-    PROTOCOL,
-    check_iou_types,
-    evaluate_class_agnostic,
-    flat_metrics,
-    format_table,
-    metrics_of,
-)
-from promerge_d2.evaluation.coco_json import (
+from promerge_d2.coco.instances import Instance, InstanceTable
+from promerge_d2.coco.read import (
     GroundTruth,
     ImageInfo,
     PredictionFile,
@@ -26,9 +18,17 @@ from promerge_d2.evaluation.coco_json import (
     read_ground_truth,
     read_predictions,
 )
-from promerge_d2.evaluation.instances import Instance, InstanceTable
+from promerge_d2.evaluation.align import MATCH_MODES, Predictions, align_predictions
+from promerge_d2.evaluation.bootstrap import Estimate, bootstrap, format_bootstrap
 from promerge_d2.evaluation.matches import METRICS, Matches, match_instances
-from promerge_d2.evaluation.matching import MATCH_MODES, Predictions, place_predictions
+from promerge_d2.evaluation.metrics import (
+    PROTOCOL,
+    check_iou_types,
+    evaluate_class_agnostic,
+    flat_metrics,
+    format_table,
+    metrics_of,
+)
 
 if TYPE_CHECKING:
     from promerge_d2.evaluation.evaluator import ClassAgnosticEvaluator
@@ -46,6 +46,7 @@ __all__ = [
     "Matches",
     "PredictionFile",
     "Predictions",
+    "align_predictions",
     "bootstrap",
     "check_iou_types",
     "evaluate_class_agnostic",
@@ -56,7 +57,6 @@ __all__ = [
     "metrics_of",
     "parse_ground_truth",
     "parse_predictions",
-    "place_predictions",
     "read_ground_truth",
     "read_predictions",
 ]

@@ -16,10 +16,10 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from promerge_d2.evaluation.class_agnostic import evaluate_class_agnostic, format_table
-from promerge_d2.evaluation.coco_json import parse_predictions, read_ground_truth
-from promerge_d2.evaluation.instances import ImageId
-from promerge_d2.evaluation.matching import place_predictions
+from promerge_d2.coco.instances import ImageId
+from promerge_d2.coco.read import parse_predictions, read_ground_truth
+from promerge_d2.evaluation.align import align_predictions
+from promerge_d2.evaluation.metrics import evaluate_class_agnostic, format_table
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import write_json
 
@@ -134,7 +134,7 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
             if not comm.is_main_process():
                 return OrderedDict()
         name = f"the detections on {self._dataset_name}"
-        predictions = place_predictions(parse_predictions(detections, name), self._ground_truth)
+        predictions = align_predictions(parse_predictions(detections, name), self._ground_truth)
         if self._output_dir is not None:
             write_json(Path(self._output_dir) / RESULTS_FILE, detections)
         results = evaluate_class_agnostic(self._ground_truth, predictions)

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from pycocotools import coco, cocoeval
 
-from promerge_d2.evaluation.coco_json import GroundTruth
-from promerge_d2.evaluation.instances import ImageId, InstanceTable
-from promerge_d2.evaluation.matching import Predictions
+from promerge_d2.coco.instances import ImageId, InstanceTable
+from promerge_d2.coco.read import GroundTruth
+from promerge_d2.evaluation.align import Predictions
 from promerge_d2.utils.errors import UserError
 
 # in the order of COCOeval's stats
@@ -172,7 +172,7 @@ def match_instances(
 
     Args:
         ground_truth: from ``read_ground_truth``.
-        predictions: from ``place_predictions`` with this ground truth.
+        predictions: from ``align_predictions`` with this ground truth.
         iou_type: ``bbox`` or ``segm``; masks must be there for the latter.
         max_detections: how many an image are matched, the best first; at least 100.
         backend: ``pycocotools``, or ``hotcoco``, which is faster and has to be installed.

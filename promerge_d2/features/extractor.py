@@ -205,9 +205,9 @@ class FeatureExtractor(nn.Module):
         Returns:
             N of (C, H, W) raw float32 on the CPU.
         """
-        return self.launch(images)()
+        return self.start(images)()
 
-    def launch(self, images: Sequence[np.ndarray]) -> Callable[[], list[torch.Tensor]]:
+    def start(self, images: Sequence[np.ndarray]) -> Callable[[], list[torch.Tensor]]:
         """Start on images; the function returned waits and gives what ``features`` gives.
 
         On a GPU the whole batch goes through the network at once, and copies and network run

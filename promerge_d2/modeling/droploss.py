@@ -183,7 +183,7 @@ def of_proposals(proposals: list[Instances], name: str) -> torch.Tensor | None:
     return torch.cat(fields)
 
 
-def tell_predictors(
+def set_loss_targets(
     predictors: Sequence[DropLossOutputLayers],
     matchers: Sequence[Matcher],
     targets: list[Instances],
@@ -228,7 +228,7 @@ class DropLossCascadeROIHeads(CascadeROIHeads):
     def forward(self, images, features, proposals, targets=None):  # noqa: ANN001, ANN201
         """See ``CascadeROIHeads``."""
         if self.training:
-            targets = tell_predictors(self.box_predictor, self.proposal_matchers, targets)
+            targets = set_loss_targets(self.box_predictor, self.proposal_matchers, targets)
         return super().forward(images, features, proposals, targets)
 
     @torch.no_grad()
@@ -259,7 +259,7 @@ class DropLossStandardROIHeads(StandardROIHeads):
     def forward(self, images, features, proposals, targets=None):  # noqa: ANN001, ANN201
         """See ``StandardROIHeads``."""
         if self.training:
-            targets = tell_predictors([self.box_predictor], [self.proposal_matcher], targets)
+            targets = set_loss_targets([self.box_predictor], [self.proposal_matcher], targets)
         return super().forward(images, features, proposals, targets)
 
 

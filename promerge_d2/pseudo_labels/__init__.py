@@ -2,8 +2,8 @@
 
 from promerge_d2.pseudo_labels.inputs import ImageList, list_images
 from promerge_d2.pseudo_labels.label import RunSummary, label_images
+from promerge_d2.pseudo_labels.local_engine import LocalEngine, choose_workers
 from promerge_d2.pseudo_labels.merge import merge_labels
-from promerge_d2.pseudo_labels.pipeline import LocalEngine, choose_workers
 from promerge_d2.pseudo_labels.store import parts_of
 
 __all__ = [

@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as mask_api
 
-import promerge_d2
-from promerge_d2.evaluation.rle import to_rle
-from promerge_d2.labeler.labeler import rle_record
+from promerge_d2.coco.file import CocoFile, read_image
+from promerge_d2.coco.records import rle_record
+from promerge_d2.coco.rle import to_rle
 from promerge_d2.pseudo_labels.inputs import ImageList
 from promerge_d2.pseudo_labels.merge import CATEGORIES, write_list
 from promerge_d2.pseudo_labels.store import writing
-from promerge_d2.utils.coco_file import CocoFile, read_image
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, sha256_of
+from promerge_d2.version import __version__
 
 NOTHING = "no_mask_in_any_round"
 
@@ -128,7 +128,7 @@ def combine_labels(
     info = {
         "description": f"labels of round {round_number} of self-training: confident detections, "
         "and old masks that they do not repeat",
-        "version": promerge_d2.__version__,
+        "version": __version__,
         "labeler": "self-training",
         "round": round_number,
         "rules": asdict(rules),

@@ -11,12 +11,12 @@ from typing import Any
 
 from pycocotools import mask as mask_api
 
-from promerge_d2.evaluation.rle import to_rle
-from promerge_d2.labeler.labeler import rle_record
+from promerge_d2.coco.json_stream import JsonStream
+from promerge_d2.coco.records import rle_record
+from promerge_d2.coco.rle import to_rle
 from promerge_d2.pseudo_labels.merge import CATEGORIES, write_list
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, sha256_of
-from promerge_d2.utils.json_stream import JsonStream
 
 NAMED = 5  # of annotations left out, in messages
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from promerge_d2.coco.json_stream import JsonStream
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import IMAGE_SUFFIXES
-from promerge_d2.utils.json_stream import JsonStream
 
 
 class ImageFile(NamedTuple):

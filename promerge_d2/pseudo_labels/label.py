@@ -24,13 +24,13 @@ from types import FrameType
 import cv2
 import numpy as np
 
-from promerge_d2.labeler import LabelResult, MaskSource
+from promerge_d2.labeler import LabelResult, MaskGenerator
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
+from promerge_d2.pseudo_labels.local_engine import Engine, Job, LocalEngine
 from promerge_d2.pseudo_labels.manifest import check_manifest, write_manifest
 from promerge_d2.pseudo_labels.merge import Labelled, merge_labels, tell_damaged
-from promerge_d2.pseudo_labels.pipeline import Engine, Job, LocalEngine
+from promerge_d2.pseudo_labels.status import Watch
 from promerge_d2.pseudo_labels.store import NotFinished, Store, Writer, locked, parts_of, writing
-from promerge_d2.pseudo_labels.watch import Watch
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
 
@@ -51,7 +51,7 @@ class RunSummary(Labelled):
 def label_images(
     images: ImageList,
     output: str | os.PathLike,
-    labeler: MaskSource,
+    labeler: MaskGenerator,
     preset: str,
     overlays: str | os.PathLike | None = None,
     engine: Engine | None = None,
@@ -183,7 +183,7 @@ class _Jobs:
             yield Job(file.under(self.root), overlay, size, place)
 
 
-def _label(jobs: _Jobs, labeler: MaskSource, engine: Engine, done: int, folder: Path) -> None:
+def _label(jobs: _Jobs, labeler: MaskGenerator, engine: Engine, done: int, folder: Path) -> None:
     """Label and store.
 
     Raises:
@@ -298,7 +298,7 @@ def _summarise(store: Store, shard: int, shards: int) -> RunSummary:
 
 
 def _describe_run(
-    images: ImageList, labeler: MaskSource, summary: RunSummary, started: float
+    images: ImageList, labeler: MaskGenerator, summary: RunSummary, started: float
 ) -> dict:
     packages = ("torch", "timm", "numpy", "pillow", "scipy", "pycocotools")
     return {

@@ -18,8 +18,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from promerge_d2.labeler import LabelResult, MaskSource
-from promerge_d2.pseudo_labels.pipeline import Job, JobSteps
+from promerge_d2.labeler import LabelResult, MaskGenerator
+from promerge_d2.pseudo_labels.local_engine import Job, JobProcessor
 from promerge_d2.pseudo_labels.store import NotFinished
 from promerge_d2.pseudo_labels.workers import IN_A_ROW, WorkerDied
 from promerge_d2.utils.errors import UserError
@@ -57,7 +57,7 @@ class RayEngine:
     device: str = "cpu"
 
     def __call__(
-        self, jobs: Iterable[Job], labeler: MaskSource, stop: threading.Event
+        self, jobs: Iterable[Job], labeler: MaskGenerator, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
         """See ``Engine``; results come as they are ready."""
         ours = not ray.is_initialized()
@@ -97,10 +97,10 @@ class RayEngine:
                 ray.shutdown()
 
     def _run(
-        self, window: list[Job], labeler: MaskSource, shared: ray.ObjectRef, size: int
+        self, window: list[Job], labeler: MaskGenerator, shared: ray.ObjectRef, size: int
     ) -> Iterable:
         """What is done, ``size`` images at a time; what a dead process had is left out."""
-        steps = JobSteps(labeler.steps)
+        processor = JobProcessor(labeler.processor)
         actors, resources = self._actors()
         options = {
             "batch_size": size,
@@ -114,7 +114,9 @@ class RayEngine:
                 [{"state": pickle.dumps((job, None))} for job in window],
                 override_num_blocks=blocks,
             )
-            .map_batches(functools.partial(_each, lambda job, _: steps.decode(job)), **tasks)
+            .map_batches(
+                functools.partial(_each, lambda job, _: processor.preprocess(job)), **tasks
+            )
             .map_batches(
                 _Network,
                 fn_constructor_args=(shared, self.device),
@@ -124,7 +126,9 @@ class RayEngine:
                 **options,
             )
             .map_batches(
-                functools.partial(_each, lambda job, prepared: steps.finish(prepared, job)),
+                functools.partial(
+                    _each, lambda job, prepared: processor.postprocess(prepared, job)
+                ),
                 **tasks,
             )
             .iter_batches(batch_size=None, batch_format="pyarrow")
@@ -207,7 +211,7 @@ class _Network:
         pairs = _pairs(table)
         good = [value for _, value in pairs if not isinstance(value, _Failed)]
         try:
-            prepared = self._labeler.launch(good)() if good else []
+            prepared = self._labeler.start_forward(good)() if good else []
         except Exception as error:  # noqa: BLE001 - as of ``_each``
             prepared = [_failed(error)] * len(good)
         rest = iter(prepared)

@@ -22,10 +22,11 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as mask_utils
 
 from promerge_d2.labeler import Labeler, LabelResult
-from promerge_d2.labeler.filtering import mean_feature, mean_similarities
-from promerge_d2.labeler.prompting import covers_sides, normalize, prompt_grid, prompt_masks
-from promerge_d2.labeler.refinement import resize_mask, upsample
-from promerge_d2.labeler.scoring import Frame, resemblance_to_border, score_masks
+from promerge_d2.labeler.promerge.filtering import mean_feature, mean_similarities
+from promerge_d2.labeler.promerge.prompting import covers_sides, prompt_grid, prompt_masks
+from promerge_d2.labeler.refine.refinement import resize_mask, upsample
+from promerge_d2.labeler.regions.scoring import Frame, resemblance_to_border, score_masks
+from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageLike, load_image, resize_image
 from promerge_d2.visualization.overlay import draw_masks
@@ -89,7 +90,7 @@ class View:
     @functools.cached_property
     def centred(self) -> torch.Tensor:
         """(C, H, W) float32 normalised features without their mean, as the tree takes them."""
-        return normalize(self.features - self.features.mean(dim=(1, 2), keepdim=True))
+        return l2_normalize(self.features - self.features.mean(dim=(1, 2), keepdim=True))
 
     @functools.cached_property
     def prompts(self) -> np.ndarray:
@@ -99,14 +100,14 @@ class View:
     @functools.cached_property
     def affinity(self) -> np.ndarray:
         """(K, H, W) float32, cosines of every patch with every prompt."""
-        unit = normalize(self.features)
+        unit = l2_normalize(self.features)
         at_prompts = unit[:, self.prompts[:, 0], self.prompts[:, 1]]
         return torch.einsum("ck,chw->khw", at_prompts, unit).numpy()
 
     @functools.cached_property
     def prompted(self) -> np.ndarray:
         """(K, H, W) bool, the mask of every prompt."""
-        return prompt_masks(normalize(self.features), self.prompts, self.config.tau_b)
+        return prompt_masks(l2_normalize(self.features), self.prompts, self.config.tau_b)
 
     @functools.cached_property
     def is_background(self) -> np.ndarray:
@@ -171,7 +172,7 @@ def view_stages(labeler: Labeler, preset: str, image: ImageLike, name: str) -> V
     if labeler.config.tiles > 1:
         raise UserError("the stages are shown of the whole photograph: leave out the setting tiles")
     pixels = load_image(image, labeler.config.apply_exif)
-    (prepared,) = labeler.extract([labeler.decode(pixels)])
+    (prepared,) = labeler.forward([labeler.processor.preprocess(pixels)])
     height, width = pixels.shape[:2]
     scale = SIDE / max(height, width)
     photo = resize_image(pixels, *(max(THIN, round(side * scale)) for side in (height, width)))
@@ -182,7 +183,7 @@ def view_stages(labeler: Labeler, preset: str, image: ImageLike, name: str) -> V
         preset,
         prepared.features,
         labeler.grid_masks(prepared.features, labeler.config),
-        labeler.finish(prepared, labeler.config),
+        labeler.postprocess(prepared, labeler.config),
     )
 
 
@@ -205,7 +206,7 @@ def photograph(view: View) -> Panel:
 def features(view: View) -> Panel:
     """The features as colours."""
     extractor = view.labeler.extractor
-    picture = pca_colors(normalize(view.features).numpy())
+    picture = pca_colors(l2_normalize(view.features).numpy())
     return Panel(
         enlarge(picture, view.photo.shape),
         f"backbone = {extractor.backbone.name}, facet = {extractor.facet}, "
@@ -551,7 +552,7 @@ def why_pruned(view: View) -> dict[str, int]:
     areas = stages.foreground.sum(axis=(1, 2))
     alike = np.zeros(len(areas), bool)
     if config.background_filter != "ioa":
-        unit = normalize(view.features)
+        unit = l2_normalize(view.features)
         feature = mean_feature(unit, stages.background)
         alike = mean_similarities(unit, stages.foreground, areas, feature) >= config.tau_f
     counts[like] = int(alike.sum())

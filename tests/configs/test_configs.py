@@ -7,6 +7,7 @@ from detectron2.config import get_cfg
 
 from promerge_d2 import add_promerge_config
 from promerge_d2.data import check_datasets
+from promerge_d2.data.benchmarks import BENCHMARKS
 from promerge_d2.data.datasets import BUILTINS
 from promerge_d2.data.mapper import LabelChoice
 from promerge_d2.data.semi_supervised import PERCENTAGES
@@ -20,7 +21,6 @@ from promerge_d2.engine.setup import (
 )
 from promerge_d2.features import BACKBONES
 from promerge_d2.utils.errors import UserError
-from promerge_d2.zero_shot.benchmarks import BENCHMARKS
 from tests.helpers import ROOT
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

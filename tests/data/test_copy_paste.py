@@ -9,8 +9,8 @@ from detectron2.data import DatasetMapper
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from promerge_d2 import add_promerge_config
+from promerge_d2.coco.records import mask_record
 from promerge_d2.data import CopyPasteMapper, copy_paste
-from promerge_d2.labeler.labeler import mask_record
 from promerge_d2.utils.errors import UserError
 from tests.helpers import photo, save_image, square
 

@@ -5,8 +5,8 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper, transforms
 
 from promerge_d2 import add_promerge_config
+from promerge_d2.coco.records import mask_record
 from promerge_d2.data.mapper import CROWD, LEFT_OUT, TARGET, LabelChoice, LabelMapper
-from promerge_d2.labeler.labeler import mask_record
 from promerge_d2.utils.errors import UserError
 from tests.helpers import photo, save_image, square
 

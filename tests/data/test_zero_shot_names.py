@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from promerge_d2.data.benchmarks import BENCHMARKS, PUBLISHED, SIX, published
 from promerge_d2.data.builtin import register_benchmarks
 from promerge_d2.data.datasets import check_datasets
 from promerge_d2.utils.errors import UserError
-from promerge_d2.zero_shot.benchmarks import BENCHMARKS, PUBLISHED, SIX, published
 from tests.helpers import coco_json, square
 
 

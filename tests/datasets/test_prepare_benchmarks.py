@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from promerge_d2.evaluation import evaluate_class_agnostic, parse_predictions, place_predictions
-from promerge_d2.evaluation.coco_json import read_ground_truth
-from promerge_d2.zero_shot.benchmarks import BENCHMARKS
-from promerge_d2.zero_shot.readers import LVIS_NAMES, cocofied
+from official.readers import LVIS_NAMES, cocofied
+from promerge_d2.coco.read import read_ground_truth
+from promerge_d2.data.benchmarks import BENCHMARKS
+from promerge_d2.evaluation import align_predictions, evaluate_class_agnostic, parse_predictions
 from tests.helpers import ROOT, save_image, square
 
 GREY = np.full((60, 80, 3), 99, np.uint8)
@@ -150,7 +150,7 @@ def test_streamed_files_give_the_same_bytes(prepare, coco_root, monkeypatch):
     assert prepare("coco", root)[0] == 0
     path = root / BENCHMARKS["cls_agnostic_coco"].json_file
     whole = path.read_bytes()
-    monkeypatch.setattr("promerge_d2.evaluation.sections.WHOLE", 10)
+    monkeypatch.setattr("promerge_d2.coco.sections.WHOLE", 10)
     assert prepare("coco", root)[0] == 0
     assert path.read_bytes() == whole
     official = root / "coco" / "annotations" / "instances_val2017.json"
@@ -565,7 +565,7 @@ def _own_truth_scores_100(path):
     """Ground truth as predictions: AP and AR100 of 100, AR1 and AR10 in closed form."""
     truth = read_ground_truth(path)
     guesses = [r for r in json.loads(path.read_text())["annotations"] if not r["iscrowd"]]
-    placed = place_predictions(parse_predictions(guesses, "truth"), truth)
+    placed = align_predictions(parse_predictions(guesses, "truth"), truth)
     counts = dict.fromkeys(truth.images, 0)
     for item in truth.objects:
         counts[item.image_id] += not item.crowd

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from promerge_d2.utils.cli import run_tool
+from promerge_d2.cli.parser import run_tool
 from promerge_d2.utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "prepare_sample.py"

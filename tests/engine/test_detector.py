@@ -37,7 +37,7 @@ def changed(cfg, *opts):
 
 def test_detections_are_those_of_detectron2(detector, photos):
     labeler = DetectorLabeler(detector)
-    records = labeler.steps.finish(labeler.detect(photos / "1.png")).records
+    records = labeler.processor.postprocess(labeler.detect(photos / "1.png")).records
     entry = {"file_name": str(photos / "1.png"), "height": 96, "width": 144}
     with torch.no_grad():
         (output,) = load_detector(detector)([DatasetMapper(detector, False)(entry)])
@@ -54,9 +54,13 @@ def test_detections_are_those_of_detectron2(detector, photos):
 
 
 def test_channels_come_as_the_config_says(detector, photos):
-    rgb = DetectorLabeler(detector).steps.decode(photos / "0.png").image
-    steps = DetectorLabeler(detector).steps
-    bgr = type(steps)(steps.min_size, steps.max_size, "BGR", 0.0).decode(photos / "0.png").image
+    rgb = DetectorLabeler(detector).processor.preprocess(photos / "0.png").image
+    processor = DetectorLabeler(detector).processor
+    bgr = (
+        type(processor)(processor.min_size, processor.max_size, "BGR", 0.0)
+        .preprocess(photos / "0.png")
+        .image
+    )
     assert torch.equal(bgr, rgb.flip(0))
     assert not torch.equal(bgr, rgb)
 
@@ -64,14 +68,16 @@ def test_channels_come_as_the_config_says(detector, photos):
 def test_the_minimum_score_and_images_without_detections(detector, photos):
     labeler = DetectorLabeler(detector)
     found = labeler.detect(photos / "0.png")
-    scores = [r["score"] for r in labeler.steps.finish(found).records]
+    scores = [r["score"] for r in labeler.processor.postprocess(found).records]
     assert scores == sorted(scores, reverse=True)
     middle = scores[len(scores) // 2]
-    steps = DetectorLabeler(detector, middle).steps
-    assert [r["score"] for r in steps.finish(found).records] == [s for s in scores if s >= middle]
-    again = steps.finish(found).records  # nothing is scaled twice
-    assert again == steps.finish(found).records
-    nothing = DetectorLabeler(detector, 1.0).steps.finish(found)
+    processor = DetectorLabeler(detector, middle).processor
+    assert [r["score"] for r in processor.postprocess(found).records] == [
+        s for s in scores if s >= middle
+    ]
+    again = processor.postprocess(found).records  # nothing is scaled twice
+    assert again == processor.postprocess(found).records
+    nothing = DetectorLabeler(detector, 1.0).processor.postprocess(found)
     assert (nothing.records, nothing.reason) == ([], NOTHING)
     assert nothing.reason in DetectorLabeler.reasons
 

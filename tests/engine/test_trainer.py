@@ -12,11 +12,11 @@ import torch
 from detectron2.data import DatasetMapper
 
 import promerge_d2
+from promerge_d2.coco.records import mask_record
 from promerge_d2.data import CopyPasteMapper
 from promerge_d2.data.mapper import CROWD, LEFT_OUT, TARGET
 from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.engine.trainer import PreciseBN
-from promerge_d2.labeler.labeler import mask_record
 from promerge_d2.modeling import DropLossOutputLayers
 from promerge_d2.utils.errors import UserError
 from tests.engine.spawned import prepare

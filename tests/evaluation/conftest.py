@@ -5,10 +5,10 @@ import json
 import pytest
 
 from promerge_d2.evaluation import (
+    align_predictions,
     evaluate_class_agnostic,
     parse_ground_truth,
     parse_predictions,
-    place_predictions,
 )
 
 
@@ -57,7 +57,7 @@ def score():
     def run(truth, predictions, match="auto", iou_types=None):
         ground_truth = parse_ground_truth(truth, "truth.json")
         file = parse_predictions(predictions, "labels.json")
-        placed = place_predictions(file, ground_truth, match)
+        placed = align_predictions(file, ground_truth, match)
         return evaluate_class_agnostic(ground_truth, placed, iou_types)
 
     return run

@@ -9,16 +9,16 @@ import pytest
 
 from promerge_d2.evaluation import (
     METRICS,
+    align_predictions,
     bootstrap,
     format_bootstrap,
     match_instances,
     metrics_of,
     parse_ground_truth,
     parse_predictions,
-    place_predictions,
 )
 from promerge_d2.utils.errors import UserError
-from tests.evaluation.test_class_agnostic import _plain_pycocotools, _random_case
+from tests.evaluation.test_metrics import _plain_pycocotools, _random_case
 from tests.helpers import run_tool
 
 HIT, MISS = (20, 0, 40, 40), (150, 60, 40, 30)
@@ -26,7 +26,7 @@ HIT, MISS = (20, 0, 40, 40), (150, 60, 40, 30)
 
 def _matches(truth, guesses, iou_type="segm", **options):
     ground_truth = parse_ground_truth(truth, "truth.json")
-    placed = place_predictions(parse_predictions(guesses, "labels.json"), ground_truth)
+    placed = align_predictions(parse_predictions(guesses, "labels.json"), ground_truth)
     return match_instances(ground_truth, placed, iou_type, **options)
 
 

@@ -15,18 +15,18 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_api
 
+from promerge_d2.coco.rle import to_rle
 from promerge_d2.evaluation import (
     METRICS,
+    align_predictions,
     match_instances,
     metrics_of,
     parse_ground_truth,
     parse_predictions,
-    place_predictions,
 )
-from promerge_d2.evaluation.class_agnostic import check_iou_types
-from promerge_d2.evaluation.rle import to_rle
+from promerge_d2.evaluation.metrics import check_iou_types
 from promerge_d2.utils.errors import UserError
-from tests.evaluation.test_class_agnostic import _plain_pycocotools, _random_case
+from tests.evaluation.test_metrics import _plain_pycocotools, _random_case
 
 
 def _many(seed):
@@ -64,7 +64,7 @@ def _many(seed):
 
 def _ours(truth, guesses, iou_type, backend="pycocotools"):
     ground_truth = parse_ground_truth(truth, "truth.json")
-    placed = place_predictions(parse_predictions(guesses, "labels.json"), ground_truth)
+    placed = align_predictions(parse_predictions(guesses, "labels.json"), ground_truth)
     return metrics_of(match_instances(ground_truth, placed, iou_type, backend=backend))
 
 
@@ -202,5 +202,5 @@ def test_every_object_twice_by_hand(coco, score):
 
 def test_iou_types_are_those_of_both_sides(coco):
     truth = parse_ground_truth(coco([BOX]), "truth.json")
-    boxes = place_predictions(parse_predictions(coco([BOX], masks=False), "p"), truth)
+    boxes = align_predictions(parse_predictions(coco([BOX], masks=False), "p"), truth)
     assert check_iou_types(truth, boxes) == ("bbox",)

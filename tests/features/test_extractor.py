@@ -294,7 +294,7 @@ def test_cuda_gives_the_features_of_the_cpu(vits, precision, tolerance, compiled
     extractor = FeatureExtractor(
         backbone, copy.deepcopy(vit), precision=precision, compiled=compiled
     ).to("cuda")
-    waits = [extractor.launch(images), extractor.launch(images[:2])]  # two in flight
+    waits = [extractor.start(images), extractor.start(images[:2])]  # two in flight
     for wait, count in zip(waits, (4, 2), strict=True):
         found = wait()
         assert len(found) == count

@@ -2,13 +2,13 @@ import dataclasses
 
 import pytest
 
-from promerge_d2.labeler import LABELERS, LabelerConfig, MaskCutConfig
+from promerge_d2.labeler import LABELERS, MaskCutConfig, ProMergeConfig
 from promerge_d2.utils.errors import UserError
 
 
 def test_release_preset():
     """promerge.md A3, the column of the released code."""
-    config = LabelerConfig.from_preset("release")
+    config = ProMergeConfig.from_preset("release")
     assert dataclasses.asdict(config) == {
         "grid": (60, 60),
         "stride": 4,
@@ -39,12 +39,12 @@ def test_release_preset():
         "max_masks": 100,
         "tiles": 1,
     }
-    assert config == LabelerConfig()
+    assert config == ProMergeConfig()
 
 
 def test_paper_preset_differs_in_prompts_and_side_rule():
-    paper = dataclasses.asdict(LabelerConfig.from_preset("paper"))
-    release = dataclasses.asdict(LabelerConfig.from_preset("release"))
+    paper = dataclasses.asdict(ProMergeConfig.from_preset("paper"))
+    release = dataclasses.asdict(ProMergeConfig.from_preset("release"))
     changed = {name: paper[name] for name in paper if paper[name] != release[name]}
     assert changed == {"stride": 6, "side_rule": "at_least_half"}
 
@@ -104,8 +104,8 @@ def test_every_labeler_has_release_defaults_and_documented_settings(name):
 
 
 def test_override_beats_preset():
-    assert LabelerConfig.from_preset("paper", stride=3).stride == 3
-    assert LabelerConfig.presets["paper"]["stride"] == 6
+    assert ProMergeConfig.from_preset("paper", stride=3).stride == 3
+    assert ProMergeConfig.presets["paper"]["stride"] == 6
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_override_beats_preset():
     ],
 )
 def test_values_are_read(name, text, value):
-    config = LabelerConfig.from_preset("release", **{name: text})
+    config = ProMergeConfig.from_preset("release", **{name: text})
     assert getattr(config, name) == value
     assert type(getattr(config, name)) is type(value)
 
@@ -162,13 +162,13 @@ def test_values_are_read(name, text, value):
 )
 def test_bad_values_are_named(name, text, message):
     with pytest.raises(UserError) as caught:
-        LabelerConfig.from_preset("release", **{name: text})
+        ProMergeConfig.from_preset("release", **{name: text})
     assert message in str(caught.value)
 
 
 def test_the_constructor_checks_as_well():
     with pytest.raises(UserError, match="tau_f is 3, not between -1 and 1"):
-        LabelerConfig(tau_f=3)
+        ProMergeConfig(tau_f=3)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_constructor_checks_as_well():
 )
 def test_misspelt_setting_names_the_near_one(wrong, near):
     with pytest.raises(UserError) as caught:
-        LabelerConfig.from_preset("release", **{wrong: 1})
+        ProMergeConfig.from_preset("release", **{wrong: 1})
     assert f"no labeler setting is named {wrong!r} (did you mean {near}?)" in str(caught.value)
     assert "known: grid, keep_aspect, " in str(caught.value)
     assert ", stride, tau_b, " in str(caught.value)
@@ -184,25 +184,25 @@ def test_misspelt_setting_names_the_near_one(wrong, near):
 
 def test_a_setting_like_no_other():
     with pytest.raises(UserError) as caught:
-        LabelerConfig.from_preset("release", zzz=1)
+        ProMergeConfig.from_preset("release", zzz=1)
     assert "did you mean" not in str(caught.value)
 
 
 def test_unknown_preset():
     with pytest.raises(UserError, match="no preset is named 'released'; known: paper, release"):
-        LabelerConfig.from_preset("released")
+        ProMergeConfig.from_preset("released")
 
 
 def test_settings_cannot_change_later():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        LabelerConfig().stride = 2
+        ProMergeConfig().stride = 2
 
 
 def test_grid_that_keeps_the_shape_of_the_image():
     """640 x 480 pixels in 3,600 patches: 9.24 pixels a patch."""
-    best = LabelerConfig.from_preset("best")
+    best = ProMergeConfig.from_preset("best")
     assert best.grid_for(480, 640) == (52, 69)
     assert best.grid_for(640, 480) == (69, 52)
     assert best.grid_for(500, 500) == (60, 60)
     assert best.grid_for(3, 4000) == (2, 2191)
-    assert LabelerConfig.from_preset("release").grid_for(480, 640) == (60, 60)
+    assert ProMergeConfig.from_preset("release").grid_for(480, 640) == (60, 60)

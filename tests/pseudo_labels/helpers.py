@@ -11,7 +11,7 @@ import torch
 
 from promerge_d2.features import FeatureExtractor
 from promerge_d2.features.extractor import build_vit
-from promerge_d2.labeler import LabelerConfig, ProMergeLabeler
+from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler
 from promerge_d2.pseudo_labels import label_images, list_images
 from promerge_d2.pseudo_labels.store import parts_of
 from tests.helpers import TINY, photo, save_image
@@ -22,7 +22,7 @@ def tiny_labeler(cls=ProMergeLabeler, **settings):
         torch.manual_seed(0)
         vit = build_vit(TINY)
     settings = {"grid": 12, "stride": 2, "refine": "none", **settings}
-    return cls(FeatureExtractor(TINY, vit), LabelerConfig(**settings))
+    return cls(FeatureExtractor(TINY, vit), ProMergeConfig(**settings))
 
 
 def save_photos(folder, count):

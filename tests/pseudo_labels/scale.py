@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from promerge_d2.labeler.labeler import mask_record
+from promerge_d2.coco.check import validate_labels
+from promerge_d2.coco.records import mask_record
 from promerge_d2.pseudo_labels.importing import import_labels
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
 from promerge_d2.pseudo_labels.label import open_store
 from promerge_d2.pseudo_labels.merge import merge_labels
 from promerge_d2.pseudo_labels.store import make_folder
-from promerge_d2.pseudo_labels.validate import validate_labels
 
 MASKS = 2
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from promerge_d2.labeler.labeler import mask_record
+from promerge_d2.coco.records import mask_record
 from promerge_d2.pseudo_labels.combine import (
     NOTHING,
     Rules,

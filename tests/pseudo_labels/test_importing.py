@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from promerge_d2.labeler.labeler import mask_record
+from promerge_d2.coco.check import validate_labels
+from promerge_d2.coco.records import mask_record
 from promerge_d2.pseudo_labels.importing import import_labels
-from promerge_d2.pseudo_labels.validate import validate_labels
 from promerge_d2.utils.errors import UserError
 from tests.helpers import coco_json, run_tool, square
 

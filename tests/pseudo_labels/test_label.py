@@ -12,8 +12,8 @@ from pycocotools import mask as mask_utils
 import promerge_d2
 from promerge_d2.features import FeatureExtractor
 from promerge_d2.features.extractor import build_vit
-from promerge_d2.labeler import LabelerConfig, ProMergeLabeler
-from promerge_d2.labeler.labeler import decode
+from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler
+from promerge_d2.labeler.base import GridProcessor
 from promerge_d2.pseudo_labels import label_images, list_images
 from promerge_d2.utils.errors import UserError
 from tests.helpers import TINY, photo, save_image
@@ -26,7 +26,7 @@ def labeler():
         vit = build_vit(TINY)
     extractor = FeatureExtractor(TINY, vit, weights_sha256="5" * 64)
     return ProMergeLabeler(
-        extractor, LabelerConfig.from_preset("release", grid=12, stride=2, refine="none")
+        extractor, ProMergeConfig.from_preset("release", grid=12, stride=2, refine="none")
     )
 
 
@@ -141,12 +141,14 @@ def test_a_failed_image_shifts_no_other(labeler, folder, tmp_path, caplog):
 
 
 def test_an_unexpected_error_is_named_with_its_traceback(labeler, folder, tmp_path, monkeypatch):
-    def fail_on_small(path, *more):
+    preprocess = GridProcessor.preprocess
+
+    def fail_on_small(self, path):
         if path.name == "b.png":
             raise ZeroDivisionError("surprise")
-        return decode(path, *more)
+        return preprocess(self, path)
 
-    monkeypatch.setattr("promerge_d2.labeler.labeler.decode", fail_on_small)
+    monkeypatch.setattr(GridProcessor, "preprocess", fail_on_small)
     summary, coco = label(labeler, folder, tmp_path / "labels.json")
     assert [image["id"] for image in coco["images"]] == [1, 3]
     (failure,) = summary.failures

@@ -4,7 +4,7 @@ import re
 import pytest
 from PIL import Image
 
-from promerge_d2.experiments import experiments
+from benchmarks.ablations import experiments
 from promerge_d2.features import registry
 from tests.helpers import (
     TINY,
@@ -103,7 +103,7 @@ def test_all_experiments_give_tables_plots_and_a_page(ablate, tmp_path):
 def test_a_second_run_computes_nothing(ablate, monkeypatch):
     ablate("filters")
     before = (ablate.output / "filters.csv").read_bytes()
-    monkeypatch.setattr("promerge_d2.experiments.sweep._label", None)
+    monkeypatch.setattr("benchmarks.ablations.sweep._label", None)
     assert ablate("filters")[0] == 0
     assert (ablate.output / "filters.csv").read_bytes() == before
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.benchmark.test_run import short_sweeps  # noqa: F401 - a fixture
+from tests.benchmarks.speed.test_run import short_sweeps  # noqa: F401 - a fixture
 from tests.helpers import (
     TINY,
     one_thread,  # noqa: F401 - a fixture
@@ -27,7 +27,7 @@ def test_writes_figures_tables_and_picture(
     capsys,
     short_sweeps,  # noqa: F811
 ):
-    from promerge_d2.benchmark import harness
+    from benchmarks.speed import harness
 
     use_tiny(monkeypatch, tmp_path)
     monkeypatch.setattr(harness.Plan, "__init__", quick(harness.Plan.__init__))

@@ -16,8 +16,8 @@ import yaml
 
 from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.engine.setup import read_config
+from promerge_d2.evaluation.zero_shot import DataSet, choose
 from promerge_d2.utils.errors import UserError
-from promerge_d2.zero_shot.harness import DataSet, choose
 from tests.engine.conftest import config, left_as_found, photos  # noqa: F401 - fixtures
 from tests.helpers import ROOT, coco_json, run_tool, save_image, square
 
@@ -351,7 +351,7 @@ def test_a_detector_is_run_kept_and_reused(evaluate, detector, tmp_path, monkeyp
     before = (tmp_path / "out" / "predictions" / "detector" / "photos.json").read_bytes()
 
     # again: nothing is computed
-    monkeypatch.setattr("promerge_d2.zero_shot.detect._infer", None)
+    monkeypatch.setattr("promerge_d2.engine.zero_shot._infer", None)
     code, said, again = evaluate(*start, *weights)
     assert code == 0, said
     assert "predictions of the same detector are reused" in said

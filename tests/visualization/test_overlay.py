@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promerge_d2.labeler.labeler import mask_record
+from promerge_d2.coco.records import mask_record
 from promerge_d2.visualization.overlay import color_of, draw_masks, draw_records, save_png
 from tests.helpers import square
 

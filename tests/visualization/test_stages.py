@@ -7,10 +7,16 @@ import pytest
 import torch
 from PIL import ImageDraw
 
-from promerge_d2.labeler import LABELERS, LabelerConfig, MaskCutLabeler, grid_masks, refinement
-from promerge_d2.labeler.config import MaskCutConfig
-from promerge_d2.labeler.filtering import FILTERS, mean_feature
-from promerge_d2.labeler.prompting import normalize
+from promerge_d2.labeler import (
+    LABELERS,
+    MaskCutConfig,
+    MaskCutLabeler,
+    ProMergeConfig,
+    grid_masks,
+)
+from promerge_d2.labeler.promerge.filtering import FILTERS, mean_feature
+from promerge_d2.labeler.refine import refinement
+from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.visualization.stages import (
     HINTS,
     PANELS,
@@ -29,7 +35,7 @@ from promerge_d2.visualization.stages import (
 )
 from tests.helpers import square
 from tests.labeler.helpers import blob_features, grid
-from tests.labeler.test_promerge import StubExtractor, squares, stub
+from tests.labeler.promerge.test_labeler import StubExtractor, squares, stub
 
 ONE = squares(12, 12, (3, 8, 2, 7))  # a pixel a patch: nothing is mixed along the edges
 
@@ -168,7 +174,7 @@ def test_reasons_counted_by_hand():
         grid("...#", "...#", "...#", "...#"),  # half on it
         grid("....", "....", "##.#", "..##"),  # kept
     ]
-    config = LabelerConfig(grid=4, tau_ioa=0.5, tau_f=0.6)
+    config = ProMergeConfig(grid=4, tau_ioa=0.5, tau_f=0.6)
     stages = SimpleNamespace(
         foreground=np.array(masks),
         background=grid("####", "####", "....", "...."),
@@ -186,7 +192,7 @@ def test_reasons_and_kept_ones_make_all(kind):
     seen = np.zeros(3, int)
     for seed in range(12):
         features = torch.from_numpy(blob_features(np.random.default_rng(seed), 10, 12))
-        config = LabelerConfig(stride=2, background_filter=kind, tau_ioa=0.5)
+        config = ProMergeConfig(stride=2, background_filter=kind, tau_ioa=0.5)
         stages = grid_masks(features, config)
         if stages.pruned is None:
             continue
@@ -194,7 +200,7 @@ def test_reasons_and_kept_ones_make_all(kind):
         assert sum(counts.values()) + len(stages.pruned) == len(stages.foreground)
         alike = 0
         if kind in ("cascade", "feature"):
-            unit = normalize(features)
+            unit = l2_normalize(features)
             background = mean_feature(unit, stages.background)
             alike = sum(
                 bool(mean_feature(unit, mask) @ background >= config.tau_f)
@@ -227,7 +233,9 @@ def test_pca_of_a_square_is_bright_on_a_dark_border():
 
 
 def test_pca_depends_on_neither_signs_nor_order_of_channels():
-    features = normalize(torch.from_numpy(blob_features(np.random.default_rng(0), 9, 12))).numpy()
+    features = l2_normalize(
+        torch.from_numpy(blob_features(np.random.default_rng(0), 9, 12))
+    ).numpy()
     picture = pca_colors(features)
     assert picture.tobytes() == pca_colors(features).tobytes()
     border = np.ones((9, 12), bool)

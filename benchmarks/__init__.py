@@ -1,0 +1,1 @@
+"""Measure the package: speed and ablations; not part of the wheel."""

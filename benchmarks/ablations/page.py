@@ -1,0 +1,136 @@
+"""All experiments of a folder as one page, and as blocks of a Markdown file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablations.experiments import EXPERIMENTS
+from benchmarks.ablations.results import Row, read_rows
+from benchmarks.ablations.sweep import FIGURES
+from benchmarks.speed.report import table
+from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.files import atomic_path, make_folder, read_json
+from promerge_d2.visualization.report import Table, write_report
+
+BEST = 10  # rows shown of a longer table
+SHOWN = 20  # rows of a table that is shown whole
+HEADS = {"seconds": "seconds*"}
+NOTE = (
+    "In per cent but for masks and seconds an image. Empty: images without a mask. Precision and "
+    "recall at IoU 0.5. *Of the median image, from features to masks on the grid, as measured in "
+    "that run: the one column that differs from run to run."
+)
+
+
+def write_page(folder: Path, changed: str) -> list[str]:
+    """Write ``index.html`` with every experiment whose table is in a folder.
+
+    Args:
+        folder: of the tables; gets the page and the plots.
+        changed: the experiment that is plotted anew; others only where the plot is missing.
+
+    Returns:
+        The names of these experiments.
+    """
+    tables, figures, trainings = [], [], {}
+    for name, experiment in EXPERIMENTS.items():
+        rows = read_rows(folder / f"{name}.csv")
+        if not rows:
+            continue
+        plot = folder / f"{name}.png"
+        if name == changed or not plot.is_file():
+            experiment.plot(rows, plot)
+        run = read_json(folder / f"{name}.json", "record of an experiment")
+        head, body, cut = _cells(name, rows)
+        tables.append(Table(experiment.title, head, body, " ".join((_made_with(run), cut))))
+        figures.append((experiment.title, plot.name))
+        if "description" in run:
+            trainings[run["description"]] = None
+    write_report(
+        folder / "index.html",
+        "Experiments",
+        [NOTE, "All rows are in the .csv files beside this page, their settings in the .json."],
+        "; ".join(trainings) or "Compared with other backbones on the same images only.",
+        tables,
+        figures,
+        [],
+    )
+    return [name for name in EXPERIMENTS if (folder / f"{name}.csv").is_file()]
+
+
+def write_markdown(folder: Path, names: Sequence[str], file: Path) -> None:
+    """Replace the experiments' blocks of a Markdown file; plots go to ``images`` beside it.
+
+    Args:
+        folder: of ``write_page``.
+        names: experiments.
+        file: for each name it may have the lines ``<!-- NAME: begin -->`` and
+            ``<!-- NAME: end -->``, between which the block goes; without them it is left out.
+
+    Raises:
+        UserError: it has one of the two lines, or the end first.
+    """
+    text = file.read_text(encoding="utf-8")
+    images = make_folder(file.parent / "images")
+    for name in names:
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        if begin not in text and end not in text:
+            continue
+        if not 0 <= text.find(begin) < text.find(end):
+            raise UserError(f"{file} needs the lines {begin} and {end}, in this order")
+        plot = f"ablate_{name}.png"
+        shutil.copyfile(folder / f"{name}.png", images / plot)
+        run = read_json(folder / f"{name}.json", "record of an experiment")
+        head, body, cut = _cells(name, read_rows(folder / f"{name}.csv"))
+        block = "\n\n".join(
+            (
+                " ".join((_made_with(run), cut)).strip(),
+                table(head, body),
+                f"![{EXPERIMENTS[name].title}](images/{plot})",
+            )
+        )
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = f"{before}{begin}\n\n{block}\n\n{end}{after}"
+    with atomic_path(file) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _cells(name: str, rows: list[Row]) -> tuple[list[str], list[list[str]], str]:
+    """Column names, cells, and a remark where rows are left out, or all are the same."""
+    cut = ""
+    different = {tuple(row[figure] for figure in FIGURES[:-1]): row for row in reversed(rows)}
+    if len(different) == 1 < len(rows):
+        cut = "With this preset it makes no difference."
+    elif len(rows) > SHOWN:
+        rows = sorted(different.values(), key=lambda row: -float(row["AP"] or -1))[:BEST]
+        cut = (
+            f"Of the rows with different figures those with the highest AP, at most {BEST}, and of "
+            f"equal ones the first; all are in {name}.csv."
+        )
+    head = [HEADS.get(column, column) for column in rows[0]]
+    return head, [[_short(column, cell) for column, cell in row.items()] for row in rows], cut
+
+
+def _short(column: str, cell: str) -> str:
+    """A figure as a table shows it."""
+    if column not in FIGURES or not cell:
+        return cell or "–"
+    return f"{float(cell):.{3 if column == 'seconds' else 2 if column in ('AP', 'masks') else 1}f}"
+
+
+def _made_with(run: dict[str, Any]) -> str:
+    """What a table was computed with, in a sentence."""
+    data, grid = run["data"], "x".join(map(str, run["settings"]["grid"]))
+    parts = [f"{run['labeler']} {run['preset']}, grid {grid}"]
+    if "backbone" in run:
+        facet = run["backbone"].get("facet")
+        parts.append(run["backbone"]["name"] + (f", facet {facet}" if facet else ""))
+    if "images" in data:
+        kind = {"segm": "masks", "bbox": "boxes"}[data["iou_type"]]
+        parts.append(f"{kind} of {data['images']} images")
+    else:
+        parts.append(f"masks of {data['scenes']} scenes a case")
+    return f"{'; '.join(parts)}."

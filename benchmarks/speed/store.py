@@ -1,0 +1,157 @@
+"""``--store``: what it costs that every image is stored, and throughput by workers.
+
+The labeler alone and the same work through ``label_images`` (manifest, store, merge) take turns in
+one process, so that whatever else the machine does falls on both. What the store costs is also
+measured by itself, with results that are ready: it is too small beside the labeler to be seen in
+the difference of two noisy times.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import threading
+import time
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.speed.harness import Benchmark
+from benchmarks.speed.methods import METHODS, Workload
+from promerge_d2.labeler import LabelResult, MaskGenerator
+from promerge_d2.pseudo_labels import LocalEngine, label_images, list_images, parts_of
+from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
+from promerge_d2.pseudo_labels.local_engine import Engine, Job, label_jobs
+
+READY = 2000  # images whose results are stored without labelling
+WORKERS = (1, 2)
+A_WORKER = 8  # images, for throughput
+
+
+def measure_store(bench: Benchmark) -> None:
+    """The store's share of the time, and images a second with workers, all in turns."""
+    plan, figures = bench.plan, bench.figures
+    args = (plan.workload, plan.images, bench.folder / "store", plan.repeats)
+    what = f"{len(plan.images)} images alone and stored, {plan.repeats} times"
+    alone, stored, own = bench.call("store", what, store_cost, *args)
+    figures["store.labeler_s"] = float(np.median(alone))
+    put(bench, "store.ratio_to_labeler", stored / alone)
+    put(bench, "store.own_ms", 1000 * own)
+    put(bench, "store.own_percent", 100 * own / np.median(alone))
+    rates: dict[int, list[float]] = {workers: [] for workers in WORKERS}
+    for _, workers in itertools.product(range(plan.repeats), WORKERS):
+        args = (plan.workload, plan.images, bench.folder / "rate", workers)
+        what = f"{A_WORKER * workers} images stored, {workers} workers"
+        rates[workers].append(bench.call("store", what, stored_rate, *args))
+    for workers, values in rates.items():
+        put(bench, f"store.workers.{workers}.images_per_s", np.array(values))
+    put(bench, "store.workers.2.times_1", np.array(rates[2]) / np.array(rates[1]))
+
+
+def put(bench: Benchmark, name: str, values: np.ndarray) -> None:
+    """Add the median over repeats, and their interquartile range."""
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    bench.figures[name], bench.figures[f"{name}.iqr"] = float(middle), float(high - low)
+
+
+def store_cost(
+    workload: Workload, files: Sequence[Path], folder: Path, repeats: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds an image.
+
+    Args:
+        workload: what to work with.
+        files: images.
+        folder: gets the outputs.
+        repeats: R.
+
+    Returns:
+        Three (R,): the labeler alone, the same through the store, the store alone.
+    """
+    labeler = workload.labeler(METHODS["ours"])
+    images = _listed(files, folder)
+    ready = ImageList(folder, tuple(ImageFile(n + 1, f"{n:06d}.jpg", 1) for n in range(READY)))
+    results = [future.result() for future in label_jobs(map(Job, files), labeler, 0, 1)]
+    seconds = []
+    for _ in range(repeats):
+        times = [time.perf_counter()]
+        for future in label_jobs(map(Job, files), labeler, 0, 1):
+            future.result()
+        times.append(time.perf_counter())
+        _store(images, folder, labeler, LocalEngine())
+        times.append(time.perf_counter())
+        _store(ready, folder, labeler, _Ready(results))
+        times.append(time.perf_counter())
+        seconds.append(np.diff(times) / (len(files), len(files), READY))
+    alone, stored, own = np.transpose(seconds)
+    return alone, stored, own
+
+
+def stored_rate(workload: Workload, files: Sequence[Path], folder: Path, workers: int) -> float:
+    """Images a second through workers and store, from when all workers are at work.
+
+    Args:
+        workload: what to work with.
+        files: images, each taken as often as it needs.
+        folder: gets the output, and links to the images.
+        workers: processes beside this one.
+    """
+    count, first = (A_WORKER + 2) * workers, 2 * workers
+    links = []
+    for number, file in enumerate(itertools.islice(itertools.cycle(files), count)):
+        links.append(folder / f"{number:04d}{file.suffix}")
+        links[-1].parent.mkdir(parents=True, exist_ok=True)
+        if not links[-1].exists():
+            os.symlink(file.resolve(), links[-1])
+    engine = _Timed(LocalEngine(workers))
+    _store(_listed(links, folder), folder, workload.labeler(METHODS["ours"]), engine)
+    return (count - first) / (engine.times[-1] - engine.times[first - 1])
+
+
+def _listed(files: Sequence[Path], folder: Path) -> ImageList:
+    folder.mkdir(parents=True, exist_ok=True)
+    listing = folder / "list.txt"
+    listing.write_text("".join(f"{file.absolute()}\n" for file in files), encoding="utf-8")
+    return list_images(listing)
+
+
+def _store(images: ImageList, folder: Path, labeler: MaskGenerator, engine: Engine) -> None:
+    """Label from nothing."""
+    output = folder / "labels.json"
+    shutil.rmtree(parts_of(output), ignore_errors=True)
+    label_images(images, output, labeler, "release", engine=engine)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """An engine whose results are there already, in turn."""
+
+    results: list[LabelResult]
+
+    def __call__(
+        self, jobs: Iterable[Job], labeler: MaskGenerator, stop: threading.Event
+    ) -> Generator[tuple[Job, Future[LabelResult]]]:
+        for job, result in zip(jobs, itertools.cycle(self.results), strict=False):
+            future: Future[LabelResult] = Future()
+            future.set_result(result)
+            yield job, future
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """An engine that notes when its results are taken."""
+
+    engine: LocalEngine
+    times: list[float] = field(default_factory=list)
+
+    def __call__(
+        self, jobs: Iterable[Job], labeler: MaskGenerator, stop: threading.Event
+    ) -> Generator[tuple[Job, Future[LabelResult]]]:
+        for job, future in self.engine(jobs, labeler, stop):
+            future.result()
+            self.times.append(time.perf_counter())
+            yield job, future

@@ -1,0 +1,1 @@
+"""Command lines: parsers and options that several tools share."""

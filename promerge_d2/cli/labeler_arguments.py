@@ -1,0 +1,87 @@
+"""The command-line options that make a labeler, for every tool that takes them."""
+
+from __future__ import annotations
+
+import argparse
+
+from promerge_d2.features import BACKBONES, FACETS, PRECISIONS
+from promerge_d2.labeler import LABELERS, PRESETS, GridConfig, Labeler, labeler_of_preset
+from promerge_d2.labeler.refine.refinement import REFINERS
+from promerge_d2.utils.errors import UserError
+
+
+def add_labeler_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``labeler_from`` reads, and every setting's meaning below the help."""
+    parser.epilog = "\n".join(
+        config.__doc__ for config in (GridConfig, *(c.config_class for c in LABELERS.values()))
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--preset",
+        default="release",
+        choices=tuple(PRESETS),
+        help="a labeler and its settings (release); of "
+        + "; ".join(
+            f"{name}: {', '.join(labeler.config_class.presets)}"
+            for name, labeler in LABELERS.items()
+        ),
+    )
+    parser.add_argument("--backbone", default="dino_vitb8", help=", ".join(BACKBONES))
+    parser.add_argument("--weights", help="local weights file instead of the official one")
+    parser.add_argument(
+        "--facet", choices=FACETS, help="default: the key, or the last stage of a ResNet"
+    )
+    parser.add_argument(
+        "--center",
+        choices=("on", "off"),
+        help="subtract the image's mean feature (default: as the backbone needs)",
+    )
+    parser.add_argument("--grid", help="patch grid, one side or HxW (default: 60)")
+    parser.add_argument("--refine", choices=tuple(REFINERS), help="default: as the preset says")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another labeler setting, see below; can be repeated",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=PRECISIONS,
+        help="of the network; bf16 is faster on recent GPUs, slower on most CPUs, and changes "
+        "masks a little (fp32)",
+    )
+
+
+def labeler_from(args: argparse.Namespace, compiled: bool = False) -> Labeler:
+    """The labeler that the options ask for.
+
+    Args:
+        args: of a parser with ``add_labeler_arguments``.
+        compiled: see ``FeatureExtractor``.
+
+    Raises:
+        UserError: as ``Labeler.from_preset``, or a ``--set`` without ``=``.
+    """
+    settings = dict(_split(pair) for pair in args.set)
+    settings |= {n: v for n in ("grid", "refine") if (v := getattr(args, n)) is not None}
+    return labeler_of_preset(args.preset).from_preset(
+        args.preset,
+        backbone=args.backbone,
+        weights=args.weights,
+        facet=args.facet,
+        center={"on": True, "off": False, None: None}[args.center],
+        device=args.device,
+        precision=args.precision,
+        compiled=compiled,
+        **settings,
+    )
+
+
+def _split(pair: str) -> tuple[str, str]:
+    name, sign, value = pair.partition("=")
+    if not sign:
+        raise UserError(f"--set takes NAME=VALUE, not {pair!r}")
+    return name, value

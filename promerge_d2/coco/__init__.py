@@ -1,0 +1,1 @@
+"""COCO JSON files: reading, checking and writing them, RLE, records."""

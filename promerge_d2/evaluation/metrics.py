@@ -1,0 +1,112 @@
+"""Class-agnostic AP and AR with pycocotools' ``COCOeval``, box and mask.
+
+The protocol is COCO's with one class: IoU 0.50 to 0.95, at most 100 predictions an image (1 and
+10 for AR1 and AR10), size classes split at 32^2 and 96^2 pixels. Where it leaves a choice:
+
+* Equal scores: within an image the earlier record of the prediction file comes first; across
+  images the one with the lower image id (``COCOeval`` sorts by score with a stable sort).
+* The size of an object is its ``area`` in the ground truth; the size of a prediction is the area
+  of its mask for mask figures, of its box for box figures. detectron2 does the same;
+  ``COCO.loadRes`` alone takes the box area for both if the records have boxes.
+* Crowd regions of the ground truth are ignored as COCO does, not counted as objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from promerge_d2.coco.read import GroundTruth
+from promerge_d2.evaluation.align import Predictions
+from promerge_d2.evaluation.matches import IOU_TYPES, Matches, match_instances
+from promerge_d2.utils.errors import UserError
+
+PROTOCOL = (
+    "COCO, one class, per cent; max detections 100 (AR1: 1, AR10: 10); crowds of the ground truth "
+    "ignored; ties by file order, across images by ascending id"
+)
+
+
+def evaluate_class_agnostic(
+    ground_truth: GroundTruth,
+    predictions: Predictions,
+    iou_types: Sequence[str] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Score predictions against a ground truth as one class.
+
+    Every image of the ground truth counts, also those without predictions.
+
+    Args:
+        ground_truth: from ``read_ground_truth``.
+        predictions: from ``align_predictions`` with this ground truth.
+        iou_types: some of ``bbox`` and ``segm``; None means ``bbox``, and ``segm`` unless one
+            side has no masks at all.
+
+    Returns:
+        For each IoU type the ``METRICS``, in per cent; -1 where the ground truth has no object
+        (of that size).
+
+    Raises:
+        UserError: masks are asked for, or there on both sides, but one record has none.
+    """
+    return {
+        iou_type: metrics_of(match_instances(ground_truth, predictions, iou_type))
+        for iou_type in check_iou_types(ground_truth, predictions, iou_types)
+    }
+
+
+def check_iou_types(
+    ground_truth: GroundTruth, predictions: Predictions, iou_types: Sequence[str] | None = None
+) -> Sequence[str]:
+    """The IoU types to score: those asked for, or as ``evaluate_class_agnostic`` says.
+
+    Raises:
+        UserError: as ``evaluate_class_agnostic`` says.
+    """
+    if iou_types is None:
+        sides = (ground_truth.objects, predictions.instances)
+        box_only = any(0 < len(side) == len(side.without_mask) for side in sides)
+        iou_types = IOU_TYPES[:1] if box_only else IOU_TYPES
+    for iou_type in iou_types:
+        if iou_type not in IOU_TYPES:
+            raise UserError(f"unknown IoU type {iou_type!r}; choose from {', '.join(IOU_TYPES)}")
+    if "segm" in iou_types:
+        for side in (ground_truth.objects, predictions.instances):
+            for row in side.without_mask[:1]:
+                raise UserError(
+                    f"{side[row].where}: it has no mask, so mask figures cannot be computed; add "
+                    "its segmentation, or evaluate boxes only (--iou-types bbox)"
+                )
+    return iou_types
+
+
+def metrics_of(matches: Matches) -> dict[str, float]:
+    """Figures of all images in per cent, -1 where there is no object (of that size)."""
+    values = matches.figures()[0]
+    return {
+        name: -1.0 if np.isnan(value) else float(value)
+        for name, value in zip(matches.metrics, values, strict=True)
+    }
+
+
+def flat_metrics(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """``{"segm": {"AP": 1.0}}`` becomes ``{"segm.AP": 1.0}``."""
+    return {
+        f"{iou_type}.{name}": value
+        for iou_type, metrics in results.items()
+        for name, value in metrics.items()
+    }
+
+
+def format_table(results: dict[str, dict[str, float]]) -> str:
+    """The results as an aligned Markdown table, one row for boxes and one for masks."""
+    kinds = {"bbox": "box", "segm": "mask"}
+    names = list(next(iter(results.values())))
+    rows = [["", *names], ["----", *["-----:"] * len(names)]]
+    for iou_type, metrics in results.items():
+        rows.append([kinds[iou_type], *(f"{metrics[name]:.2f}" for name in names)])
+    return "\n".join(
+        f"| {row[0]:<4} | " + " | ".join(f"{cell:>6}" for cell in row[1:]) + " |" for row in rows
+    )

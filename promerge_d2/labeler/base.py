@@ -1,0 +1,443 @@
+"""What all labelers share: the way of an image through them, cut where processes may change.
+
+``preprocess`` needs no network, ``forward`` nothing but the network, ``postprocess`` neither the
+network nor the file; so an image's three parts may run in three processes.
+
+Shape letters: N images, V views of an image (the whole, then its tiles), C channels, H and W rows
+and columns of the patch grid, M masks, h and w of the working image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from promerge_d2.coco.records import mask_record
+from promerge_d2.features import FeatureExtractor
+from promerge_d2.labeler.config import GridConfig
+from promerge_d2.labeler.mask_generator import LabelResult
+from promerge_d2.labeler.refine.refinement import (
+    check_refiner,
+    drop_fragments,
+    refine_masks,
+    resize_mask,
+)
+from promerge_d2.labeler.suppression import suppress
+from promerge_d2.utils.image import ImageLike, load_image, resize_image
+from promerge_d2.version import __version__
+
+
+@dataclass
+class PreprocessedImage:
+    """An image as the later steps need it; the photograph itself is let go.
+
+    Attributes:
+        height, width: of the upright photograph, in pixels.
+        views: V pictures (H * patch, W * patch, 3) uint8 RGB for the network, the first of the
+            whole photograph.
+        working_image: (H * pixels_per_patch, W * pixels_per_patch, 3) uint8 RGB, for the refiner.
+        seconds: wall-clock time by stage so far.
+    """
+
+    height: int
+    width: int
+    views: Sequence[np.ndarray]
+    working_image: np.ndarray
+    seconds: dict[str, float]
+
+
+@dataclass
+class ImageFeatures:
+    """An image that is done with the network.
+
+    Attributes:
+        height, width, working_image, seconds: as of ``PreprocessedImage``.
+        features: (V, C, H, W) raw float32 on the CPU.
+    """
+
+    height: int
+    width: int
+    working_image: np.ndarray
+    seconds: dict[str, float]
+    features: torch.Tensor
+
+
+@dataclass
+class GridMasks:
+    """What a labeler found on the patch grid; subclasses add what their stages made.
+
+    Attributes:
+        merged: (M, H, W) bool, final masks in the order of the records, or None.
+        scores: (M,) in [0, 1], or None where all masks count alike.
+        reason: a key of ``Labeler.reasons`` when there are none, else None.
+    """
+
+    merged: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    reason: str | None = None
+
+
+class Labeler(ABC):
+    """Training-free instance masks from patch features; a subclass says how they are found.
+
+    It is a ``MaskGenerator``.
+
+    Args:
+        extractor: gives patch features; its backbone, weights and facet decide what is alike.
+        config: thresholds and sizes, an instance of ``config_class``; None takes its defaults.
+
+    Raises:
+        UserError: the refiner asked for cannot run here.
+    """
+
+    name: ClassVar[str]  # in label files
+    title: ClassVar[str]  # in sentences
+    config_class: ClassVar[type[GridConfig]]
+    # why an image has no mask
+    reasons: ClassVar[dict[str, str]] = {
+        "all_rejected_by_refinement": "refinement changed every mask beyond recognition"
+    }
+
+    def __init__(self, extractor: FeatureExtractor, config: GridConfig | None = None) -> None:
+        self.extractor = extractor
+        self.config = config or self.config_class()
+        check_refiner(self.config.refine)
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | None = None,
+        backbone: str = "dino_vitb8",
+        weights: str | os.PathLike | None = None,
+        facet: str | None = None,
+        center: bool | None = None,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+        compiled: bool = False,
+        **overrides: object,
+    ) -> Labeler:
+        """Build a labeler by names.
+
+        Args:
+            preset: a name of ``config_class.presets``; None takes the first.
+            backbone: a name of the registry; its weights are fetched on first use.
+            weights: a local weights file instead.
+            facet: ``"key"`` (ProMerge's), ``"query"``, ``"value"`` or ``"token"``; None takes
+                the first that the backbone has: of a ViT the key.
+            center: subtract the image's mean feature; None as the backbone's entry says.
+            device: where features are computed.
+            precision: see ``FeatureExtractor``.
+            compiled: see ``FeatureExtractor``.
+            **overrides: settings of ``config_class``, such as ``grid=34`` (the cost of features
+                grows with its square) or ``refine="none"``.
+
+        Raises:
+            UserError: unknown names, bad values, weights that are missing or wrong.
+        """
+        config = cls.config_class.from_preset(preset, **overrides)
+        check_refiner(config.refine)  # before the weights are fetched
+        extractor = FeatureExtractor.from_name(
+            backbone, weights, facet, center, device, precision, compiled
+        )
+        return cls(extractor, config)
+
+    @staticmethod
+    @abstractmethod
+    def grid_masks(features: torch.Tensor, config: GridConfig) -> GridMasks:
+        """Find masks on the patch grid.
+
+        Args:
+            features: (V, C, H, W) raw float32 features.
+            config: the labeler's; ``config.grid`` is not used.
+        """
+
+    @classmethod
+    def tile_count(cls, config: GridConfig) -> int:
+        """Count the tiles that ``tiles`` gives."""
+        return 0
+
+    @classmethod
+    def tiles(
+        cls, pixels: np.ndarray, rows: int, columns: int, config: GridConfig
+    ) -> list[np.ndarray]:
+        """Cut out the parts of the photograph that the network sees beside the whole: none.
+
+        Args:
+            pixels: (h, w, 3) uint8 RGB, the upright photograph.
+            rows: of the patch grid, H.
+            columns: W.
+            config: the labeler's.
+        """
+        return []
+
+    def __call__(self, image: ImageLike) -> list[dict]:
+        """Find the objects of one image.
+
+        Args:
+            image: a file's path, a PIL image, or an RGB array (H, W, 3) uint8.
+
+        Returns:
+            One record an object, in the order of the grid's masks:
+
+            * ``segmentation``: COCO RLE of the upright image, ``{"size": [H, W], "counts": str}``;
+            * ``area``: pixels in the mask, int;
+            * ``bbox``: ``[x, y, width, height]`` in pixels, floats;
+            * ``score``: how likely it is an object, in [0, 1]; 1.0 for labelers that rank no mask
+              above another, as the releases.
+
+            Empty when there is none; ``label`` then says why.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        return self.label(image).records
+
+    def label(self, image: ImageLike) -> LabelResult:
+        """Find the objects of one image, with its size and the reason when there are none."""
+        (result,) = self.label_batch([image])
+        return result
+
+    def label_batch(
+        self, images: Iterable[ImageLike], batch_size: int = 1
+    ) -> Iterator[LabelResult]:
+        """Label images lazily, in their order, ``batch_size`` at a time.
+
+        On a CPU the masks are those of single calls; see ``FeatureExtractor.features``.
+        """
+        images = iter(images)
+        processor = self.processor
+        while batch := list(map(processor.preprocess, itertools.islice(images, batch_size))):
+            yield from map(processor.postprocess, self.forward(batch))
+
+    @property
+    def processor(self) -> GridProcessor:
+        """The work around the network, see ``MaskGenerator``."""
+        return GridProcessor(type(self), self.config, self.extractor.backbone.patch)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.extractor.device
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of an image's raw float32 features."""
+        rows, columns = self.config.grid
+        views = 1 + self.tile_count(self.config)
+        return 4 * views * rows * columns * self.extractor.backbone.width
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        """Iterate over the network's parameters."""
+        return self.extractor.parameters()
+
+    def to(self, device: str | torch.device) -> None:
+        """Move the network."""
+        self.extractor.to(device)
+
+    def describe(self, preset: str) -> dict:
+        """Describe what the masks follow from, see ``MaskGenerator``."""
+        extractor = self.extractor
+        backbone = extractor.backbone
+        return {
+            "description": f"{self.title} pseudo-labels; features: {backbone.training}",
+            "version": __version__,
+            "labeler": self.name,
+            "preset": preset,
+            "settings": dataclasses.asdict(self.config),
+            "backbone": {
+                "name": backbone.name,
+                "training": backbone.training,
+                "licence": backbone.licence,
+                "weights_sha256": extractor.weights_sha256,
+                "facet": extractor.facet,
+                "center": extractor.center,
+                "precision": extractor.precision,
+            },
+        }
+
+    def forward(self, images: Sequence[PreprocessedImage]) -> list[ImageFeatures]:
+        """Send images through the network.
+
+        Args:
+            images: N preprocessed images, at least one.
+
+        Returns:
+            N images with their features; the batch's time is shared out evenly.
+        """
+        return self.start_forward(images)()
+
+    def start_forward(
+        self, images: Sequence[PreprocessedImage]
+    ) -> Callable[[], list[ImageFeatures]]:
+        """Start ``forward``; the function returned waits and gives what it gives."""
+        started = time.perf_counter()
+        shapes: dict[tuple[int, ...], list[int]] = {}  # a batch is of one shape
+        for index, image in enumerate(images):
+            shapes.setdefault(image.views[0].shape, []).append(index)
+        waits = [
+            (indices, self.extractor.start([v for index in indices for v in images[index].views]))
+            for indices in shapes.values()
+        ]
+        start_seconds = time.perf_counter() - started
+
+        def wait() -> list[ImageFeatures]:
+            started = time.perf_counter()
+            found: dict[int, torch.Tensor] = {}
+            for indices, wait_for_features in waits:
+                maps, first = wait_for_features(), 0
+                for index in indices:
+                    last = first + len(images[index].views)
+                    found[index], first = torch.stack(maps[first:last]), last
+            seconds = (start_seconds + time.perf_counter() - started) / len(images)
+            return [
+                ImageFeatures(
+                    image.height,
+                    image.width,
+                    image.working_image,
+                    {**image.seconds, "features": seconds},
+                    found[index],
+                )
+                for index, image in enumerate(images)
+            ]
+
+        return wait
+
+    @classmethod
+    def postprocess(cls, image: ImageFeatures, config: GridConfig) -> LabelResult:
+        """Find masks on the grid, refine them, make their records.
+
+        Args:
+            image: of ``forward``.
+            config: the labeler's.
+
+        Returns:
+            The image's masks.
+        """
+        started = time.perf_counter()
+        grid = cls.grid_masks(image.features, config)
+        found = time.perf_counter()
+        result = LabelResult(
+            image.height,
+            image.width,
+            reason=grid.reason,
+            seconds={**image.seconds, "masks": found - started},
+        )
+        if grid.reason or grid.merged is None:
+            return result
+        masks, kept = cls.refine(image.working_image, grid.merged, config)
+        scores = np.ones(len(masks)) if grid.scores is None else grid.scores[kept]
+        masks, scores = clean_masks(masks, scores, config)
+        masks = [resize_mask(mask, image.height, image.width) for mask in masks]
+        refined = time.perf_counter()
+        result.records = [
+            mask_record(mask, float(score))
+            for mask, score in zip(masks, scores, strict=True)
+            if mask.any()
+        ]
+        result.seconds["refinement"] = refined - found
+        result.seconds["encoding"] = time.perf_counter() - refined
+        if not result.records:
+            result.reason = "all_rejected_by_refinement"
+        return result
+
+    @staticmethod
+    def refine(
+        image: np.ndarray, masks: np.ndarray, config: GridConfig
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Refine the masks of an image.
+
+        Args:
+            image: (h, w, 3) uint8 RGB, the working image.
+            masks: (M, H, W) bool on the patch grid, M at least 1.
+            config: the labeler's.
+
+        Returns:
+            Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
+        """
+        return refine_masks(
+            image,
+            masks,
+            config.refine,
+            config.refine_min_iou,
+            config.upsampling,
+            config.unconfirmed,
+        )
+
+
+@dataclass(frozen=True)
+class GridProcessor:
+    """A labeler's work around the network: the ``Processor`` of every labeler.
+
+    Attributes:
+        labeler: its class.
+        config: its settings.
+        patch: side of the network's patch, in pixels.
+    """
+
+    labeler: type[Labeler]
+    config: GridConfig
+    patch: int
+
+    @property
+    def apply_exif(self) -> bool:
+        """Whether photographs are turned upright."""
+        return self.config.apply_exif
+
+    def preprocess(self, image: ImageLike) -> PreprocessedImage:
+        """Read an image and resize it for the network and for the refiner.
+
+        JPEG's draft mode (decoding at half size and less) is not used: it changes the pixels.
+
+        Args:
+            image: a file's path, a PIL image, or an RGB array (H, W, 3) uint8.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        started = time.perf_counter()
+        config, patch = self.config, self.patch
+        pixels = load_image(image, config.apply_exif)
+        height, width = pixels.shape[:2]
+        rows, columns = config.grid_for(height, width)
+        whole = resize_image(pixels, rows * patch, columns * patch)
+        side = config.pixels_per_patch
+        working = whole if side == patch else resize_image(pixels, rows * side, columns * side)
+        tiles = self.labeler.tiles(pixels, rows, columns, config)
+        views = [whole, *(resize_image(tile, *whole.shape[:2]) for tile in tiles)]
+        seconds = {"decoding": time.perf_counter() - started}
+        return PreprocessedImage(height, width, views, working, seconds)
+
+    def postprocess(self, output: ImageFeatures) -> LabelResult:
+        """Make masks, see ``Labeler.postprocess``."""
+        return self.labeler.postprocess(output, self.config)
+
+
+def clean_masks(
+    masks: np.ndarray, scores: np.ndarray, config: GridConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take small fragments off refined masks, and drop masks that overlap an earlier one.
+
+    Args:
+        masks: (M, h, w) bool.
+        scores: (M,).
+        config: its ``min_fragment`` and ``max_iou``.
+
+    Returns:
+        Kept masks (K, h, w) bool and their scores (K,), in the order given.
+    """
+    if config.min_fragment > 0 and len(masks):
+        masks = drop_fragments(masks, config.min_fragment)
+    if config.max_iou < 1 and len(masks):
+        # in the order given, on every other pixel: overlaps need no more
+        kept = suppress(masks[:, ::2, ::2], np.zeros(len(masks)), config.max_iou, len(masks))
+        masks, scores = masks[kept], scores[kept]
+    return masks, scores

@@ -1,0 +1,1 @@
+"""MaskCut's labeler: normalised cuts."""

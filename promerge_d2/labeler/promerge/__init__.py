@@ -1,0 +1,1 @@
+"""ProMerge's labeler: point prompts, background vote, cascade filter, merging."""

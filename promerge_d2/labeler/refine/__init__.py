@@ -1,0 +1,1 @@
+"""Masks of the patch grid to masks of pixels."""

@@ -1,0 +1,259 @@
+"""Mean-field inference of the dense CRF for all masks of an image at once.
+
+The model is the released one (promerge.md A3): two labels, Potts compatibility, a spatial and a
+bilateral Gaussian kernel on the permutohedral lattice (Kraehenbuehl and Koltun, 2011). Three
+things make it fast, none of them an approximation that shows:
+
+* Two labels have one degree of freedom. With ``t = q(mask) - q(rest)`` the update of both labels
+  becomes ``t = tanh((u + w_g G t + w_b B t) / 2)``, u the unary log odds (our own).
+* All masks of an image share its lattice, and go through it side by side.
+* Most pixels are soon sure. Only those that are not send and take messages; after three of the
+  rounds all are asked again (our own).
+
+With a ``margin``, pixels further than this from a mask stay outside, and only those nearer are
+computed. What the others send is known beforehand: the belief of a mask without pixels, found once
+for the image. Near pixels send the difference from it (our own).
+
+Shape letters: P pixels, M masks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+from numba import njit
+
+from promerge_d2.labeler.refine.lattice import PermutohedralLattice, blur
+
+_WIDTH = 4  # masks side by side; more would not fit the vector registers
+_SURE = np.float32(12.0)  # log odds; the messages of both kernels add up to 17 at most
+_REVIEWS = (0, 2, 5)  # the rounds after which all pixels are asked again
+
+
+def infer_masks(
+    image: np.ndarray,
+    masks: np.ndarray,
+    iterations: int,
+    gaussian: dict[str, float],
+    bilateral: dict[str, float],
+    margin: int | None = None,
+) -> np.ndarray:
+    """Refine masks by the dense CRF.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        masks: (M, h, w) bool; the unary log odds are 1 inside and -1 outside.
+        iterations: rounds of mean field.
+        gaussian: ``sxy`` (pixels) and ``compat`` (weight) of the spatial kernel.
+        bilateral: ``sxy``, ``srgb`` (levels of 0..255) and ``compat`` of the bilateral kernel.
+        margin: pixels around a mask's box that may join it; None: all of the image's.
+
+    Returns:
+        (M, h, w) bool, where the mask is the likelier label.
+    """
+    if not len(masks):
+        return masks.copy()
+    height, width = image.shape[:2]
+    spatial = _spatial_lattice(height, width, gaussian["sxy"])
+    colours = image.reshape(-1, 3).T / np.float32(bilateral["srgb"])
+    joint = PermutohedralLattice(
+        np.concatenate([_positions(height, width, bilateral["sxy"]), colours])
+    )
+    if margin is None:
+        messages = beliefs = np.zeros((1, height * width), np.float32)
+        boxes = np.tile([0, 0, height, width], (len(masks), 1))
+    else:
+        messages, beliefs = _infer_background(
+            joint, bilateral["compat"], spatial, gaussian["compat"], iterations
+        )
+        boxes = _boxes(masks, margin)
+    refined = np.zeros_like(masks)
+    numbers = np.arange(height * width).reshape(height, width)
+    for group, (top, left, bottom, right) in _group(boxes):
+        pixels = numbers[top:bottom, left:right].ravel()
+        inside = masks[group, top:bottom, left:right]
+        near_joint, near_spatial = joint.crop(pixels), spatial.crop(pixels)
+        odds = _infer(
+            np.ascontiguousarray(inside.reshape(len(group), -1).T),
+            messages.take(pixels, axis=1),
+            beliefs.take(pixels, axis=1),
+            near_joint.points,
+            near_joint.weights,
+            near_joint.neighbours,
+            np.float32(joint.gain * bilateral["compat"]),
+            near_spatial.points,
+            near_spatial.weights,
+            near_spatial.neighbours,
+            np.float32(spatial.gain * gaussian["compat"]),
+            iterations,
+            (np.float32(0),) * len(group),
+        )
+        found = (odds > 0).T.reshape(inside.shape)
+        for mask, inferred, (y, x, y_end, x_end) in zip(group, found, boxes[group], strict=True):
+            own = inferred[y - top : y_end - top, x - left : x_end - left]
+            refined[mask, y:y_end, x:x_end] = own
+    return refined
+
+
+def _infer_background(
+    joint: PermutohedralLattice,
+    joint_weight: float,
+    spatial: PermutohedralLattice,
+    spatial_weight: float,
+    iterations: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Messages and ``t`` (R, P) float32 of a mask without pixels, by round, until they rest."""
+    messages = [np.zeros(len(joint.points), np.float32)]
+    beliefs = [np.full_like(messages[0], np.tanh(-0.5))]
+    for _ in range(iterations):
+        messages.append(
+            np.float32(joint_weight) * joint.filter(beliefs[-1])
+            + np.float32(spatial_weight) * spatial.filter(beliefs[-1])
+        )
+        beliefs.append(np.tanh((messages[-1] - 1) / 2))
+        if np.abs(beliefs[-1] - beliefs[-2]).max() < 1e-6:
+            break
+    return np.stack(messages), np.stack(beliefs)
+
+
+def _boxes(masks: np.ndarray, margin: int) -> np.ndarray:
+    """Top, left, bottom and right (M, 4) of the masks, wider by a margin; all, if empty."""
+    _, height, width = masks.shape
+    rows, columns = masks.any(axis=2), masks.any(axis=1)
+    top_left = np.stack([rows.argmax(axis=1), columns.argmax(axis=1)], axis=1)
+    beyond = np.stack([rows[:, ::-1].argmax(axis=1), columns[:, ::-1].argmax(axis=1)], axis=1)
+    return np.concatenate(
+        [
+            np.maximum(top_left - margin, 0),
+            np.minimum([height, width] - beyond + margin, [height, width]),
+        ],
+        axis=1,
+    )
+
+
+def _group(boxes: np.ndarray) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Masks that go side by side, and the box around theirs; large ones first, near ones together.
+
+    Args:
+        boxes: (M, 4), see ``_boxes``.
+    """
+
+    def area(boxes: np.ndarray) -> np.ndarray:
+        return np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
+
+    left = np.argsort(-area(boxes), kind="stable").tolist()
+    while left:
+        group = [left.pop(0)]
+        around = boxes[group[0]]
+        while left and len(group) < _WIDTH:
+            others = boxes[left]
+            joined = np.concatenate(
+                [np.minimum(around[:2], others[:, :2]), np.maximum(around[2:], others[:, 2:])],
+                axis=1,
+            )
+            nearest = np.argmin(area(joined) - area(others))  # the least pixels in vain
+            around = joined[nearest]
+            group.append(left.pop(nearest))
+        yield group, around
+
+
+@functools.lru_cache(maxsize=8)
+def _positions(height: int, width: int, deviation: float) -> np.ndarray:
+    """Column and row of every pixel (2, P) float32, in standard deviations."""
+    rows, columns = np.divmod(np.arange(height * width, dtype=np.int64), width)
+    return np.stack([columns, rows]).astype(np.float32) / np.float32(deviation)
+
+
+@functools.lru_cache(maxsize=4)
+def _spatial_lattice(height: int, width: int, deviation: float) -> PermutohedralLattice:
+    """The lattice of positions alone, the same for all images of a size."""
+    return PermutohedralLattice(_positions(height, width, deviation))
+
+
+@njit(cache=True, boundscheck=False)
+def _infer(  # noqa: ANN202 # pragma: no cover - compiled
+    inside,  # noqa: ANN001 - (P, M) bool
+    messages,  # noqa: ANN001 - (R, P) of the background, by round; the last stands for all later
+    beliefs,  # noqa: ANN001 - likewise; sent are differences from these
+    points_b,  # noqa: ANN001 - the bilateral kernel's lattice
+    weights_b,  # noqa: ANN001
+    neighbours_b,  # noqa: ANN001
+    gain_b,  # noqa: ANN001 - its gain times its weight in the model
+    points_g,  # noqa: ANN001 - the spatial kernel's lattice
+    weights_g,  # noqa: ANN001
+    neighbours_g,  # noqa: ANN001
+    gain_g,  # noqa: ANN001
+    iterations,  # noqa: ANN001
+    lanes,  # noqa: ANN001 - a tuple of M numbers: its length is known to the compiler
+):
+    """Log odds of the mask (P, M) after the last round."""
+    count, width = len(inside), len(lanes)
+    splat_b = np.zeros((neighbours_b.shape[1] + 1, width), np.float32)
+    splat_g = np.zeros((neighbours_g.shape[1] + 1, width), np.float32)
+    first_b, second_b = np.zeros_like(splat_b), np.zeros_like(splat_b)
+    first_g, second_g = np.zeros_like(splat_g), np.zeros_like(splat_g)
+    odds = np.empty((count, width), np.float32)
+    belief = np.zeros((count, width), np.float32)  # t = q(mask) - q(rest), less the background's
+    change = np.empty(width, np.float32)
+    total = np.empty(width, np.float32)
+    active = np.arange(count).astype(np.int32)
+    asked = count
+    for iteration in range(iterations + 1):
+        if iteration:
+            blurred_b = blur(splat_b, neighbours_b, first_b, second_b, lanes)
+            blurred_g = blur(splat_g, neighbours_g, first_g, second_g, lanes)
+        known = min(iteration, len(messages) - 1)
+        for i in range(asked):
+            p = active[i]
+            for m in range(width):
+                total[m] = messages[known, p]
+            if iteration:  # slice: take the messages
+                for k in range(points_b.shape[1]):
+                    v, weight = points_b[p, k], gain_b * weights_b[p, k]
+                    for m in range(width):
+                        total[m] += weight * blurred_b[v, m]
+                for k in range(points_g.shape[1]):
+                    v, weight = points_g[p, k], gain_g * weights_g[p, k]
+                    for m in range(width):
+                        total[m] += weight * blurred_g[v, m]
+            has_changed = False
+            for m in range(width):
+                value = total[m] + (np.float32(1) if inside[p, m] else np.float32(-1))
+                odds[p, m] = value
+                if value > 16:  # tanh is 1 to all digits that count
+                    new = np.float32(1)
+                elif value < -16:
+                    new = np.float32(-1)
+                else:
+                    new = np.float32(1) - np.float32(2) / (np.float32(1) + np.exp(value))
+                new -= beliefs[known, p]
+                change[m] = new - belief[p, m]
+                has_changed = has_changed or abs(change[m]) > np.float32(1e-6)
+                belief[p, m] = new
+            if has_changed and iteration < iterations:  # splat: send the difference
+                for k in range(points_b.shape[1]):
+                    v, weight = points_b[p, k], weights_b[p, k]
+                    for m in range(width):
+                        splat_b[v, m] += weight * change[m]
+                for k in range(points_g.shape[1]):
+                    v, weight = points_g[p, k], weights_g[p, k]
+                    for m in range(width):
+                        splat_g[v, m] += weight * change[m]
+        if iteration in _REVIEWS:
+            asked = count
+            for i in range(count):
+                active[i] = i
+        else:
+            kept = 0
+            for i in range(asked):
+                p = active[i]
+                is_unsure = False
+                for m in range(width):
+                    is_unsure = is_unsure or abs(odds[p, m]) < _SURE
+                if is_unsure:
+                    active[kept] = p
+                    kept += 1
+            asked = kept
+    return odds

@@ -1,0 +1,1 @@
+"""The labeler of preset ``best``: regions of all scales, scored."""

@@ -1,0 +1,157 @@
+"""The labeler ``regions``: regions of all scales, scored; its stages composed (our own).
+
+Shape letters: V views of the photograph (the whole, then its tiles), C channels, H and W rows and
+columns of the patch grid, M masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import torch
+
+from promerge_d2.labeler.base import GridMasks, Labeler
+from promerge_d2.labeler.refine.refinement import upsample
+from promerge_d2.labeler.regions.config import RegionsConfig
+from promerge_d2.labeler.regions.merge_tree import merge_tree, tree_masks
+from promerge_d2.labeler.regions.scoring import Frame, score_masks
+from promerge_d2.labeler.regions.tiles import Window, cut_sides, on_photograph, tile_windows
+from promerge_d2.labeler.similarity import l2_normalize
+from promerge_d2.labeler.suppression import suppress
+
+
+@dataclass
+class RegionStages(GridMasks):
+    """What each stage made on the patch grid.
+
+    Attributes:
+        regions: (M, H, W) bool, all regions of the tree that are of a size asked for.
+        merged: (M, H, W) bool, the best regions by descending score; with tiles on their canvas.
+    """
+
+    regions: np.ndarray | None = None
+
+
+def scored_regions(features: torch.Tensor, config: RegionsConfig) -> RegionStages:
+    """Run the stages on the patch grid: merge tree, scores, suppression.
+
+    Args:
+        features: (V, C, H, W) raw float32 features, V = 1 or 1 + ``config.tiles`` squared; their
+            mean is taken off, for the models whose features share a large one.
+        config: sizes and thresholds; ``config.grid`` is not used.
+
+    Returns:
+        The outcome of every stage.
+    """
+    whole, *tiles = features
+    unit = _centred(whole)
+    frame = Frame.of(unit, config.background_quantile)
+    regions = _regions(unit, config)
+    stages = RegionStages(regions=regions)
+    masks, scores = _best(unit, regions, frame, config)
+    if tiles:
+        rows, columns = unit.shape[1:]
+        canvas = (config.tiles * rows, config.tiles * columns)
+        found = [(upsample(masks, *canvas, "linear"), scores)]
+        for tile, window in zip(tiles, tile_windows(rows, columns, config.tiles), strict=True):
+            tile_masks, tile_scores = _best_of_tile(_centred(tile), frame, window, canvas, config)
+            height, width = (part.stop - part.start for part in window)
+            placed = np.zeros((len(tile_masks), *canvas), bool)
+            placed[(slice(None), *window)] = upsample(tile_masks, height, width, "linear")
+            found.append((placed, tile_scores))
+        masks, scores = map(np.concatenate, zip(*found, strict=True))
+        kept = suppress(masks, scores, config.max_iou, config.max_masks)
+        masks, scores = masks[kept], scores[kept]
+    if len(masks):
+        stages.merged, stages.scores = masks, scores
+    else:
+        stages.reason = "no_scored_regions" if len(regions) else "no_regions"
+    return stages
+
+
+def _centred(features: torch.Tensor) -> np.ndarray:
+    """Features (C, H, W) without their mean, normalised."""
+    return l2_normalize(features - features.mean(dim=(1, 2), keepdim=True)).cpu().numpy()
+
+
+def _regions(unit: np.ndarray, config: RegionsConfig) -> np.ndarray:
+    """Regions (M, H, W) bool of all scales of a map of unit features (C, H, W)."""
+    children, _ = merge_tree(unit)
+    return tree_masks(children, *unit.shape[1:], config.min_patches, config.max_share)
+
+
+def _best(
+    unit: np.ndarray, regions: np.ndarray, frame: Frame, config: RegionsConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those regions of a score above 0 that no better one overlaps too much, and their scores."""
+    if not len(regions):
+        return regions, np.zeros(0)
+    scores = score_masks(unit, regions, frame)["score"]
+    kept = suppress(regions, scores, config.max_iou, config.max_masks)
+    kept = kept[scores[kept] > 0]
+    return regions[kept], scores[kept]
+
+
+def _best_of_tile(
+    unit: np.ndarray,
+    whole: Frame,
+    window: Window,
+    canvas: tuple[int, int],
+    config: RegionsConfig,
+) -> tuple[np.ndarray, np.ndarray]:
+    """``_best`` of a tile, without the regions that its cut goes through.
+
+    What looks like background is asked of the whole photograph: the tile alone may be one object.
+    """
+    rows, columns = unit.shape[1:]
+    cut = cut_sides(window, canvas, rows, columns)
+    resemblance = cv2.resize(whole.resemblance.reshape(rows, columns), canvas[::-1])[window]
+    edge = whole.edge & ~cut
+    share = np.prod(
+        [(part.stop - part.start) / side for part, side in zip(window, canvas, strict=True)]
+    )
+    frame = Frame(cv2.resize(resemblance, (columns, rows)).ravel(), edge, float(share))
+    regions = _regions(unit, config)
+    return _best(unit, regions[~regions[:, cut].any(axis=1)], frame, config)
+
+
+class RegionsLabeler(Labeler):
+    """Training-free instance masks: a merge tree's regions of all scales, scored (our own).
+
+    Example::
+
+        labeler = RegionsLabeler.from_preset("best", backbone="dino_vitb8")
+        for record in labeler("street.jpg"):
+            print(record["bbox"], record["score"])
+
+    Its only preset is ``"best"``. Records come by descending score.
+    """
+
+    name = "regions"
+    title = "Scored region"
+    config_class = RegionsConfig
+    reasons: ClassVar[dict[str, str]] = {
+        "no_regions": "no region is of a size asked for",
+        "no_scored_regions": "no region stands out from its surroundings",
+        **Labeler.reasons,
+    }
+    grid_masks = staticmethod(scored_regions)
+
+    @classmethod
+    def tile_count(cls, config: RegionsConfig) -> int:
+        """Count the tiles: their number along a side, squared, or none."""
+        return config.tiles**2 if config.tiles > 1 else 0
+
+    @classmethod
+    def tiles(
+        cls, pixels: np.ndarray, rows: int, columns: int, config: RegionsConfig
+    ) -> list[np.ndarray]:
+        """Cut the tiles out of the photograph, see ``Labeler.tiles`` and ``tile_windows``."""
+        canvas = (config.tiles * rows, config.tiles * columns)
+        return [
+            pixels[on_photograph(window, canvas, *pixels.shape[:2])]
+            for window in tile_windows(rows, columns, config.tiles)
+        ]

@@ -1,0 +1,320 @@
+"""Images through a labeler, beside each other and in order.
+
+Every process computes with one thread, so that neither the number of processes nor that of the
+machine's cores changes a bit of the masks; on a CPU, speed comes from processes alone. What is
+under way at once is bounded, and so is memory, whatever the number of images.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Executor, Future, wait
+from dataclasses import dataclass
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from promerge_d2.labeler import LabelResult, MaskGenerator, Processor
+from promerge_d2.pseudo_labels.inputs import TarImage
+from promerge_d2.pseudo_labels.workers import Workers
+from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.image import ImageError, load_image
+from promerge_d2.utils.threads import one_thread, use_one_thread
+from promerge_d2.visualization.overlay import draw_records, save_png
+
+IMAGES_A_WORKER = 8  # a worker takes seconds to start, more than it saves with fewer
+SHARED_MEMORY = Path("/dev/shm")  # Linux's; containers often have 64 MB of it
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image to label.
+
+    Attributes:
+        image: its file, or its place in a tar.
+        overlay: PNG to draw the masks into, or None.
+        size: bytes that the file should have, or None for any.
+        place: what the caller knows it by.
+    """
+
+    image: Path | TarImage
+    overlay: Path | None = None
+    size: int | None = None
+    place: int = 0
+
+    def open(self) -> Path | BinaryIO:
+        """What to read the photograph from.
+
+        Raises:
+            ImageError: the file has another size than it should, or the tar cannot be read.
+        """
+        try:
+            if isinstance(self.image, TarImage):
+                return self.image.open()
+            size = None if self.size is None else os.stat(self.image).st_size
+        except OSError as error:
+            name = self.image.name if isinstance(self.image, TarImage) else self.image
+            raise ImageError(f"cannot read the image {name}: {error.strerror}") from error
+        if size != self.size:
+            raise ImageError(
+                f"the image {self.image} has changed: it had {self.size} bytes when the output was "
+                f"begun, now {size}; --retry-failed takes it as it is"
+            )
+        return self.image
+
+
+class Engine(Protocol):
+    """Does the work, somewhere. An engine is a dataclass; its settings go into ``run.json``."""
+
+    def __call__(
+        self, jobs: Iterable[Job], labeler: MaskGenerator, stop: threading.Event
+    ) -> Generator[tuple[Job, Future[LabelResult]]]:
+        """Label images.
+
+        Args:
+            jobs: what to label; drawn no further ahead than is needed to keep all busy.
+            labeler: finds the masks; where it runs changes no mask of a CPU.
+            stop: when it is set, jobs that are waiting need not be done.
+
+        Returns:
+            A generator of each job with its result or its error, in any order. A
+            ``BrokenExecutor`` (no work can be done) and a ``CancelledError`` (it was not begun)
+            are no fault of the image.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """This process, and others on this machine; see ``label_jobs``."""
+
+    workers: int = 0
+    batch_size: int = 1
+
+    def __call__(
+        self, jobs: Iterable[Job], labeler: MaskGenerator, stop: threading.Event
+    ) -> Generator[tuple[Job, Future[LabelResult]]]:
+        """See ``Engine``."""
+        jobs, drawn = itertools.tee(jobs)
+        work = label_jobs(drawn, labeler, self.workers, self.batch_size, stop)
+        with contextlib.closing(work) as futures:
+            yield from zip(jobs, futures, strict=True)
+
+
+def choose_workers(images: int) -> int:
+    """A worker a core, but no more than pay for their start; 0 where that leaves one.
+
+    The processes that torchrun starts on a machine share its cores.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux's
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = min(cores, images // IMAGES_A_WORKER)
+    return workers if workers > 1 else 0
+
+
+def label_jobs(
+    jobs: Iterable[Job],
+    labeler: MaskGenerator,
+    workers: int,
+    batch_size: int,
+    stop: threading.Event | None = None,
+) -> Generator[Future[LabelResult]]:
+    """Label images; the results come in the order of the jobs, whichever is done first.
+
+    With the network on a CPU each worker has one of its own, of shared weights, and takes whole
+    images. With the network on an accelerator it stays in this process; workers decode before it
+    and finish after it. Without workers everything is done here.
+
+    Args:
+        jobs: what to label; drawn no further ahead than is needed to keep all busy.
+        labeler: finds the masks.
+        workers: processes; 0 for none.
+        batch_size: images that go through the network at once; on a CPU they go one by one all
+            the same, see ``FeatureExtractor.start``.
+        stop: see ``Engine``.
+
+    Returns:
+        For each job a future that holds its result or its error; see ``Workers`` for what comes of
+        workers that die.
+
+    Raises:
+        UserError: there is too little shared memory for so many workers.
+    """
+    whole = workers > 0 and labeler.device.type == "cpu"
+    ahead = 2 * workers
+    if workers:
+        _check_shared_memory(labeler, 0 if whole else ahead + 3 * batch_size)
+    skip = multiprocessing.get_context("spawn").Event() if workers else None
+    with one_thread(), _executor(workers, labeler if whole else None, skip) as executor:
+        if whole:
+            futures = _bounded((executor.submit(_label, job) for job in jobs), ahead)
+        else:
+            futures = _staged(jobs, labeler, executor, batch_size, ahead)
+        for future in futures:
+            while not wait([future], 1).done:  # before more is started
+                if stop and stop.is_set():
+                    skip.set()
+            yield future
+
+
+def _staged(
+    jobs: Iterable[Job], labeler: MaskGenerator, executor: Executor, batch_size: int, ahead: int
+) -> Iterator[Future[LabelResult]]:
+    """Decode in the executor, compute features here in batches, finish in the executor."""
+    processor = JobProcessor(labeler.processor)
+    here = SynchronousExecutor()
+
+    def launch(batch: list[tuple[Job, Future[Any]]]) -> Callable[[], Iterator[Future]]:
+        """Start the network on a batch; the function returned waits and sends it on."""
+        good = [decoded.result() for _, decoded in batch if decoded.exception() is None]
+        launched = here.submit(labeler.start_forward, good) if good else None
+
+        def send() -> Iterator[Future]:
+            prepared = here.submit(lambda: iter(launched.result()())) if launched else None
+            for job, decoded in batch:
+                if decoded.exception() is not None:
+                    yield decoded
+                elif prepared.exception() is not None:
+                    yield prepared
+                else:
+                    yield executor.submit(processor.postprocess, next(prepared.result()), job)
+
+        return send
+
+    def finishing() -> Iterator[Future]:
+        before: Callable[[], Iterable[Future]] = tuple
+        decoding = ((job, executor.submit(processor.preprocess, job)) for job in jobs)
+        for batch in _batches(_bounded(decoding, ahead), batch_size):
+            now = launch(batch)
+            yield from before()  # while the network is at work
+            before = now
+        yield from before()
+
+    return _bounded(finishing(), ahead)
+
+
+def _batches(
+    decoding: Iterable[tuple[Job, Future[Any]]], size: int
+) -> Iterator[list[tuple[Job, Future[Any]]]]:
+    """Collect until ``size`` images are good; bad ones come along, in their places."""
+    batch, good = [], 0
+    for job, decoded in decoding:
+        batch.append((job, decoded))
+        good += decoded.exception() is None  # waits
+        if good == size:
+            yield batch
+            batch, good = [], 0
+    yield batch
+
+
+def _bounded(items: Iterable, ahead: int) -> Iterator:
+    """The items, of which at most ``ahead`` are drawn before the first is given."""
+    items = iter(items)
+    drawn = collections.deque(itertools.islice(items, ahead))
+    for item in items:
+        drawn.append(item)
+        yield drawn.popleft()
+    yield from drawn
+
+
+@dataclass(frozen=True)
+class JobProcessor:
+    """The parts of the work on a job that need no network, for any process."""
+
+    processor: Processor
+
+    def preprocess(self, job: Job) -> Any:
+        """See ``Processor.preprocess``."""
+        return self.processor.preprocess(job.open())
+
+    def postprocess(self, prepared: Any, job: Job) -> LabelResult:
+        """See ``Processor.postprocess``; draws the overlay too."""
+        result = self.processor.postprocess(prepared)
+        if job.overlay is not None:  # reads the photograph again: it may be too large to carry
+            pixels = load_image(job.open(), self.processor.apply_exif)
+            save_png(job.overlay, draw_records(pixels, result.records))
+        return result
+
+
+# Workers
+
+
+class SynchronousExecutor(Executor):
+    """An executor that does the work at once, in this process."""
+
+    def submit(self, function: Callable, /, *arguments: Any) -> Future:
+        """Run the function now; the future is done."""
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:  # noqa: BLE001 - raised again where the result is taken
+            future.set_exception(error)
+        return future
+
+
+@contextlib.contextmanager
+def _executor(
+    workers: int, labeler: MaskGenerator | None, skip: Event | None
+) -> Iterator[Executor]:
+    """Worker processes, each with a labeler if one is given; what waits at the end is dropped."""
+    if not workers:
+        yield SynchronousExecutor()
+        return
+    pool = Workers(workers, _start_worker, (labeler, skip, os.getpid()), skip)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# a worker's own
+_labeler: MaskGenerator | None = None
+_skip: Event | None = None
+_wait_for = getattr(signal, "sigtimedwait", lambda _, seconds: time.sleep(seconds))  # not on macOS
+
+
+def _start_worker(labeler: MaskGenerator | None, skip: Event, parent: int) -> None:
+    global _labeler, _skip
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    use_one_thread()
+    _labeler, _skip = labeler, skip
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, or asks for it; nobody else may."""
+    while os.getppid() == parent:
+        asked = _wait_for([signal.SIGTERM], 1)
+        if asked and asked.si_pid == parent:
+            break
+    os._exit(1)
+
+
+def _label(job: Job) -> LabelResult:
+    """All of the work, in a worker with a network."""
+    if _skip.is_set():
+        raise CancelledError
+    processor = JobProcessor(_labeler.processor)
+    (prepared,) = _labeler.start_forward([processor.preprocess(job)])()
+    return processor.postprocess(prepared, job)
+
+
+def _check_shared_memory(labeler: MaskGenerator, images: int) -> None:
+    """Refuse what would end in a bus error: weights, or what the network gives for the images."""
+    wanted = labeler.output_bytes * images
+    if not images:
+        wanted = sum(weight.nbytes for weight in labeler.weights())
+    if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free < wanted:
+        raise UserError(
+            f"the workers need {wanted / 1e6:.0f} MB of shared memory, more than {SHARED_MEMORY} "
+            "has left; give it more (docker run --shm-size), or use --workers 0"
+        )
