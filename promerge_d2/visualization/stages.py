@@ -43,12 +43,13 @@ WHITE, PALE, GREY, BLACK = (255,) * 3, (238,) * 3, (110,) * 3, (20,) * 3
 RED, GREEN = (235, 40, 40), (40, 200, 70)
 
 HINTS = {
-    "no_foreground": "raise tau_b, so that masks get smaller and cover fewer sides; with "
-    "proposals = tree, lower min_patches or raise max_share",
+    "no_foreground": "raise tau_b, so that masks get smaller and cover fewer sides",
     "no_background": "lower tau_b, so that masks get larger, or side_rule = at_least_half",
     "small_background": "lower background_vote or min_background",
     "all_pruned": "raise tau_f or tau_ioa",
     "all_rejected_by_refinement": "lower refine_min_iou, or refine = none",
+    "no_regions": "lower min_patches or raise max_share",
+    "no_scored_regions": "lower min_patches, or raise grid",
     "no_cut": "raise tau if the features look all alike, lower it if they look like noise",
 }
 """What to turn, by the reason why an image has no mask."""
@@ -65,7 +66,7 @@ class View:
         preset: the name of the labeler's preset.
         features: (C, H, W) raw float32.
         stages: of ``labeler.grid_masks``.
-        result: of ``labeler.finish``.
+        result: of ``labeler.postprocess``.
     """
 
     name: str
@@ -84,8 +85,7 @@ class View:
     @property
     def panels(self) -> tuple[tuple[str, Callable[[View], Panel | None]], ...]:
         """The panels that tell what the labeler did."""
-        is_tree = getattr(self.config, "proposals", None) == "tree"
-        return PANELS[self.labeler.name + (", tree" if is_tree else "")]
+        return PANELS[self.labeler.name]
 
     @functools.cached_property
     def centred(self) -> torch.Tensor:
@@ -169,7 +169,7 @@ def view_stages(labeler: Labeler, preset: str, image: ImageLike, name: str) -> V
         ImageError: the image cannot be read.
         UserError: the labeler works with tiles.
     """
-    if labeler.config.tiles > 1:
+    if labeler.tile_count(labeler.config):
         raise UserError("the stages are shown of the whole photograph: leave out the setting tiles")
     pixels = load_image(image, labeler.config.apply_exif)
     (prepared,) = labeler.forward([labeler.processor.preprocess(pixels)])
@@ -181,7 +181,7 @@ def view_stages(labeler: Labeler, preset: str, image: ImageLike, name: str) -> V
         photo,
         labeler,
         preset,
-        prepared.features,
+        prepared.features[0],
         labeler.grid_masks(prepared.features, labeler.config),
         labeler.postprocess(prepared, labeler.config),
     )
@@ -329,12 +329,12 @@ def merged(view: View) -> Panel | None:
 
 def regions(view: View) -> Panel:
     """How finely the merge tree divides the image."""
-    found = view.stages.foreground
+    found = view.stages.regions
     counts = found.sum(axis=0)
     most = max(1, counts.max())
     return Panel(
         heat(counts / most, view.photo),
-        f"{view.settings('proposals', 'min_patches', 'max_share')}: {counted(found, 'region')}",
+        f"{view.settings('min_patches', 'max_share')}: {counted(found, 'region')}",
         "How many regions of the merge tree a patch is in: neighbours merge, the most alike first. "
         "Lower min_patches, or raise grid, for smaller objects.",
         Scale(0, most),
@@ -372,7 +372,7 @@ def scored(view: View) -> Panel | None:
     return Panel(
         one_by_one(view.photo, upsample(best, *view.photo.shape[:2]), said),
         f"{view.settings('max_iou', 'max_masks')}: {len(stages.merged)} of "
-        f"{counted(stages.foreground, 'region')} kept, scores from {most:.2f} to {least:.2f}",
+        f"{counted(stages.regions, 'region')} kept, scores from {most:.2f} to {least:.2f}",
         f"The {ALONE**2} best regions, each with its score and the cue that cost it most: contrast "
         "with what is around, agreement (its feature finds just this region), background (unlike "
         "the border), border (hardly on it), size. Of two that overlap by more than max_iou, the "
@@ -458,7 +458,7 @@ PANELS: dict[str, tuple[tuple[str, Callable[[View], Panel | None]], ...]] = {
         ("Refined", refined),
         ("Scores", scores),
     ),
-    "promerge, tree": (
+    "regions": (
         ("Photograph", photograph),
         ("Features", features),
         ("Regions of all scales", regions),

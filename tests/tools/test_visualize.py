@@ -63,7 +63,7 @@ def test_several_images_to_a_folder(draw, photos, tmp_path):
 
 def test_the_other_labeler(draw, photos, tmp_path):
     draw(photos[:1], tmp_path / "promerge.png")
-    code, out, _ = draw(photos[:1], tmp_path / "maskcut.png", "--labeler", "maskcut")
+    code, out, _ = draw(photos[:1], tmp_path / "maskcut.png", "--preset", "maskcut")
     assert code == 0
     assert out.endswith(f": {tmp_path / 'maskcut.png'}\n")
     with Image.open(tmp_path / "promerge.png") as ten, Image.open(tmp_path / "maskcut.png") as five:
@@ -74,10 +74,9 @@ def test_the_other_labeler(draw, photos, tmp_path):
 def test_an_image_without_masks_says_why(draw, photos, tmp_path):
     code, out, _ = draw(photos[:1], tmp_path / "a.png", "--set", "tau_f=-1")
     assert code == 0
-    assert out == (
-        f"0 masks: {tmp_path / 'a.png'}\n  all_pruned (every mask resembles the background, "
-        "or stands out from nothing)\n"
-    )
+    first, why = out.splitlines()
+    assert first == f"0 masks: {tmp_path / 'a.png'}"
+    assert "all_pruned" in why
     assert (tmp_path / "a.png").exists()
 
 
@@ -123,9 +122,8 @@ def test_images_of_one_name_are_refused(draw, photos, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--set", "tau_bb=0.3"], "setting is named 'tau_bb' (did you mean tau_b?)"),
-        (["--preset", "relase"], "no preset is named 'relase'"),
-        (["--labeler", "cutler"], "invalid choice: 'cutler'"),
+        (["--set", "tau_bb=0.3"], "tau_bb"),
+        (["--preset", "relase"], "relase"),
     ],
 )
 def test_misspelt_requests_are_refused(draw, photos, tmp_path, more, message):

@@ -12,6 +12,8 @@ from promerge_d2.labeler import (
     MaskCutConfig,
     MaskCutLabeler,
     ProMergeConfig,
+    RegionsConfig,
+    RegionsLabeler,
     grid_masks,
 )
 from promerge_d2.labeler.promerge.filtering import FILTERS, mean_feature
@@ -305,10 +307,14 @@ def test_the_same_input_gives_the_same_sheet():
     assert first.tobytes() == second.tobytes()
 
 
-@pytest.mark.parametrize("proposals", ["prompts", "tree"])
-def test_everything_that_the_stages_hold_is_drawn(proposals):
+def regions():
+    return RegionsLabeler(StubExtractor(), RegionsConfig(grid=12, refine="none"))
+
+
+@pytest.mark.parametrize("labeler", [None, regions()], ids=["promerge", "regions"])
+def test_everything_that_the_stages_hold_is_drawn(labeler):
     """Who adds a field adds a panel."""
-    view = view_of(ONE, proposals=proposals)
+    view = view_of(ONE, labeler)
     sheet = draw_sheet(view)
     for field in dataclasses.fields(view.stages):
         value = getattr(view.stages, field.name)
@@ -345,9 +351,9 @@ def test_scores_are_written_best_first(monkeypatch):
 
 def test_best_regions_say_what_cost_them_most(monkeypatch):
     """Each of nine tiles has its score and a cue whose value is no less than the score."""
-    view = view_of(ONE, proposals="tree", max_iou=0.7)
+    view = view_of(ONE, regions())
     panels = panels_of(view)
-    assert list(panels) == [title for title, _ in PANELS["promerge, tree"]]
+    assert list(panels) == [title for title, _ in PANELS["regions"]]
     assert "regions kept, scores from 0." in panels["Best regions"].found
     said = re.findall(
         r"(0\.\d\d) (contrast|agreement|background|border|size) (0\.\d\d)",
@@ -359,7 +365,7 @@ def test_best_regions_say_what_cost_them_most(monkeypatch):
 
 
 def test_many_masks_are_not_all_drawn_over_each_other(monkeypatch):
-    view = view_of(ONE, proposals="tree", max_iou=0.7)
+    view = view_of(ONE, regions())
     count = len(view.result.records)
     assert count > 3
     monkeypatch.setattr("promerge_d2.visualization.stages.LISTED", count)
@@ -388,4 +394,4 @@ def test_masks_one_by_one_by_hand():
 
 
 def test_every_labeler_has_panels():
-    assert {name.split(",")[0] for name in PANELS} == set(LABELERS)
+    assert set(PANELS) == set(LABELERS)
