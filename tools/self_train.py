@@ -40,7 +40,7 @@ from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, sha256_of
 
 LABELER_OPTIONS = (
-    *("labeler", "preset", "backbone", "weights", "facet", "center", "grid", "refine", "set"),
+    *("preset", "backbone", "weights", "facet", "center", "grid", "refine", "set"),
     "precision",
 )
 

@@ -112,22 +112,22 @@ def on_an_accelerator(labeler, cls=ProMergeLabeler):
 def test_an_accelerator_is_fed_by_workers(labeler, photos, monkeypatch, batch_size):
     monkeypatch.setattr(local_engine, "_executor", threads)
     elsewhere = on_an_accelerator(labeler)
-    sizes, real = [], elsewhere.launch
+    sizes, real = [], elsewhere.start_forward
     here = threading.get_ident()
 
-    def launch(images):
+    def start_forward(images):
         assert threading.get_ident() == here
         sizes.append(len(images))
         return real(images)
 
-    elsewhere.launch = launch
+    elsewhere.start_forward = start_forward
     found = outcomes(label_jobs(jobs_of(photos), elsewhere, 3, batch_size))
     assert found == outcomes(label_jobs(jobs_of(photos), labeler, 0, 1))
     assert sizes == {1: [1] * 7, 3: [3, 3, 1], 4: [4, 3]}[batch_size]  # broken ones take no place
 
 
 def test_a_failing_batch_fails_alone(labeler, photos, monkeypatch):
-    real, sizes = labeler.launch, []
+    real, sizes = labeler.start_forward, []
 
     def fail_second(images):
         sizes.append(len(images))
@@ -136,7 +136,7 @@ def test_a_failing_batch_fails_alone(labeler, photos, monkeypatch):
         return real(images)
 
     expected = outcomes(label_jobs(jobs_of(photos), labeler, 0, 3))
-    monkeypatch.setattr(labeler, "launch", fail_second)
+    monkeypatch.setattr(labeler, "start_forward", fail_second)
     found = outcomes(label_jobs(jobs_of(photos), labeler, 0, 3))
     # 0, 1, (1b), 2 | 3, 4, 5 | 6, (9)
     assert found == [*expected[:4], *[RuntimeError] * 3, *expected[7:]]
@@ -145,12 +145,12 @@ def test_a_failing_batch_fails_alone(labeler, photos, monkeypatch):
 def test_a_batch_is_sent_on_while_the_next_is_in_the_network(labeler, photos, monkeypatch):
     events = []
 
-    def launch(images):
+    def start_forward(images):
         events.append("start")
         wait = type(labeler).start_forward(labeler, images)
         return lambda: events.append("wait") or wait()
 
-    monkeypatch.setattr(labeler, "launch", launch)
+    monkeypatch.setattr(labeler, "start_forward", start_forward)
     outcomes(label_jobs(jobs_of(photos), labeler, 0, 3))
     assert events == ["start", "start", "wait", "start", "wait", "wait"]
 

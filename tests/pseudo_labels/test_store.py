@@ -225,7 +225,7 @@ def test_another_preset_or_backbone_is_refused(labeler, photos, output):
 
 def test_another_version_is_refused(labeler, photos, output, monkeypatch):
     label(labeler, photos, output)
-    monkeypatch.setattr("promerge_d2.__version__", "99")
+    monkeypatch.setattr("promerge_d2.labeler.base.__version__", "99")
     with pytest.raises(UserError, match=r'version was ".*", is now "99"'):
         label(labeler, photos, output)
 

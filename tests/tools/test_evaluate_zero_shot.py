@@ -374,7 +374,7 @@ def test_another_detector_is_run_anew(evaluate, detector, tmp_path):
 def test_an_interrupted_detection_goes_on(evaluate, detector, tmp_path, monkeypatch):
     start, weights = detector
     assert evaluate(*start, *weights, output=tmp_path / "whole")[0] == 0
-    from promerge_d2.zero_shot import detect as module
+    from promerge_d2.engine import zero_shot as module
 
     real, seen = module.detection_records, []
 
