@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from promerge_d2.labeler import LABELERS, ImageFeatures, MaskCutConfig, MaskCutLabeler, maskcut
+from promerge_d2.labeler import LABELERS, ImageFeatures, MaskCutConfig, MaskCutLabeler
+from promerge_d2.labeler.maskcut import labeler as maskcut
 from promerge_d2.labeler.maskcut.labeler import (
     EIGENVECTORS,
     alike_graph,
@@ -361,7 +362,7 @@ def test_the_length_of_features_does_not_matter(factor):
 
 
 def prepared(features):
-    return ImageFeatures(32, 64, np.zeros((32, 32, 3), np.uint8), {"features": 0.5}, features)
+    return ImageFeatures(32, 64, np.zeros((32, 32, 3), np.uint8), {"features": 0.5}, features[None])
 
 
 def test_labeler():

@@ -1,16 +1,12 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as mask_utils
 
-from benchmarks.ablations.cache import Cache, key_of
-from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler, grid_masks
+from promerge_d2.labeler import RegionsConfig, RegionsLabeler
+from promerge_d2.labeler.regions.labeler import scored_regions
 from promerge_d2.labeler.regions.tiles import cut_sides, on_photograph, tile_windows
-from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import resize_image
-from promerge_d2.visualization.stages import view_stages
 from tests.helpers import TINY, photo, square, use_tiny
 
 
@@ -52,44 +48,38 @@ def scene(size=20):
     return features
 
 
+def seen_by_tiles(whole, canvas):
+    """Features (5, 2, 10, 10) of four tiles of a canvas (2, 20, 20) beside those of the whole."""
+    tiles = [
+        torch.nn.functional.interpolate(canvas[(slice(None), *window)][None], (10, 10))
+        for window in tile_windows(10, 10, 2)
+    ]
+    return torch.cat([whole[None], *tiles])
+
+
 def test_what_only_a_tile_sees_is_found_at_its_place():
     """The whole's grid is blind; the first tile has the square in its cells 2 to 9 of 12."""
-    config = ProMergeConfig.from_preset("best", tiles=2, grid=10)
+    config = RegionsConfig(tiles=2, grid=10)
     noise = torch.rand(2, 10, 10, generator=torch.Generator().manual_seed(0)) * 1e-3
     blind = torch.tensor([1.0, 0.0])[:, None, None] + noise
-    canvas = scene()
-    tiles = torch.stack(
-        [
-            torch.nn.functional.interpolate(canvas[(slice(None), *window)][None], (10, 10))[0]
-            for window in tile_windows(10, 10, 2)
-        ]
-    )
-    stages = grid_masks(blind, config, tiles)
+    stages = scored_regions(seen_by_tiles(blind, scene()), config)
     assert stages.merged.shape[1:] == (20, 20)
     square = np.zeros((20, 20), bool)
     square[2:10, 2:10] = True
     overlap = [(mask & square).sum() / (mask | square).sum() for mask in stages.merged]
     assert max(overlap) > 0.75
-    alone = grid_masks(blind, ProMergeConfig.from_preset("best", grid=10))
+    alone = scored_regions(blind[None], RegionsConfig(grid=10))
     assert alone.merged is None or alone.merged.shape[1:] == (10, 10)
 
 
 def test_regions_that_a_cut_goes_through_are_left_out():
     """A square in the middle is cut by every tile: no tile proposes its part of it."""
-    config = ProMergeConfig.from_preset("best", tiles=2, grid=10)
+    config = RegionsConfig(tiles=2, grid=10)
     canvas = scene().roll((4, 4), (1, 2))  # rows and columns 6 to 13
-    nothing = torch.ones(2, 10, 10)
-    windows = tile_windows(10, 10, 2)
-    tiles = torch.stack(
-        [
-            torch.nn.functional.interpolate(canvas[(slice(None), *window)][None], (10, 10))[0]
-            for window in windows
-        ]
-    )
-    merged = grid_masks(nothing, config, tiles).merged
+    merged = scored_regions(seen_by_tiles(torch.ones(2, 10, 10), canvas), config).merged
     assert len(merged)
     thing = canvas[1].numpy() > 0
-    for window in windows:
+    for window in tile_windows(10, 10, 2):
         part = np.zeros_like(thing)
         part[window] = thing[window]
         assert part.sum() == 36
@@ -100,19 +90,21 @@ def test_regions_that_a_cut_goes_through_are_left_out():
 @pytest.fixture
 def labeler(monkeypatch, tmp_path):
     weights = use_tiny(monkeypatch, tmp_path)
-    return ProMergeLabeler.from_preset("best", TINY.name, weights, grid=10, tiles=2)
+    return RegionsLabeler.from_preset("best", TINY.name, weights, grid=10, tiles=2)
 
 
 def test_from_photograph_to_records(labeler):
     """Tiles go through the network beside the whole, each with its own part of the photograph."""
     pixels = photo(100, 160, (10, 10, 40, 40))
-    decoded = labeler.processor.preprocess(pixels)
-    assert [tile.shape for tile in decoded.tiles] == [decoded.views[0].shape] * 4
-    (prepared,) = labeler.forward([decoded])
-    assert prepared.tiles.shape == (4, *prepared.features.shape)
-    rows, columns = prepared.features.shape[1:]
+    preprocessed = labeler.processor.preprocess(pixels)
+    assert [view.shape for view in preprocessed.views] == [preprocessed.views[0].shape] * 5
+    (output,) = labeler.forward([preprocessed])
+    assert output.features.shape[:2] == (5, TINY.width)
+    assert labeler.output_bytes == 4 * 5 * TINY.width * 10 * 10
+    rows, columns = output.features.shape[2:]
     canvas = (2 * rows, 2 * columns)
-    for tile, window in zip(prepared.tiles, tile_windows(rows, columns, 2), strict=True):
+    windows = tile_windows(rows, columns, 2)
+    for tile, window in zip(output.features[1:], windows, strict=True):
         part = pixels[on_photograph(window, canvas, 100, 160)]
         alone = labeler.extractor.features(
             [resize_image(part, rows * TINY.patch, columns * TINY.patch)]
@@ -129,22 +121,3 @@ def test_batches_of_several_shapes_give_single_results(labeler):
     ]
     together = list(labeler.label_batch(images, batch_size=3))
     assert [result.records for result in together] == [labeler(image) for image in images]
-
-
-def test_features_kept_on_disk_hold_the_tiles(labeler, tmp_path):
-    decoded = labeler.processor.preprocess(photo())
-    (prepared,) = labeler.forward([decoded])
-    cache = Cache(tmp_path / "cache")
-    cache.store(key_of(decoded), prepared)
-    assert torch.equal(cache.load(key_of(decoded)).tiles, prepared.tiles)
-    without = dataclasses.replace(decoded, tiles=())
-    assert key_of(without) != key_of(decoded)
-
-
-def test_settings_that_do_not_fit(labeler):
-    with pytest.raises(UserError, match=r"tiles is 2, not 1, unless proposals is tree"):
-        ProMergeConfig.from_preset("release", tiles=2)
-    with pytest.raises(UserError, match="tiles is 0, not 1 or more"):
-        ProMergeConfig.from_preset("best", tiles=0)
-    with pytest.raises(UserError, match="leave out the setting tiles"):
-        view_stages(labeler, "best", photo(), "photo")
