@@ -62,37 +62,36 @@ class Cache:
             return None
         height, width = arrays["size"].tolist()
         features = torch.from_numpy(arrays["features"])
-        tiles = torch.from_numpy(arrays["tiles"]) if "tiles" in arrays else None
-        return ImageFeatures(height, width, arrays["working"], {}, features, tiles)
+        return ImageFeatures(height, width, arrays["working"], {}, features)
 
     def store(self, key: str, prepared: ImageFeatures) -> None:
         """Keep an image after the network; its features stay float32, so that no mask changes."""
-        tiles = {} if prepared.tiles is None else {"tiles": prepared.tiles.numpy()}
         with atomic_path(self.features_file(key)) as part, open(part, "wb") as file:
             np.savez(
                 file,
-                **tiles,
                 size=np.array([prepared.height, prepared.width]),
                 working=prepared.working_image,
                 features=prepared.features.numpy(),
             )
 
     @contextlib.contextmanager
-    def refined_once(self, key: str) -> Iterator[None]:
-        """Within, a mask of this image goes through a refiner only if it never has before.
+    def refined_once(self, key: str, name: str) -> Iterator[Refiner | None]:
+        """Give a refiner that computes a mask of this image only if it never has before.
 
-        Masks not seen before go through it together. ``mean_field`` may then differ from a run
-        of its own by some pixels in a million, since what is sure in all masks of a group rests.
+        Masks not seen before are refined together. ``mean_field`` may then differ from a run of
+        its own by some pixels in a million, since what is sure in all masks of a group rests.
+
+        Args:
+            key: of the image, see ``key_of``.
+            name: of a refiner of ``REFINERS``; for ``none`` there is no refiner.
         """
+        if REFINERS[name] is None:
+            yield None
+            return
         file = self.folder / f"{key}.masks.npz"
         known = _read(file)
         before = len(known)
-        originals = {name: refine for name, refine in REFINERS.items() if refine is not None}
-        REFINERS.update({n: _remembering(n, refine, known) for n, refine in originals.items()})
-        try:
-            yield
-        finally:
-            REFINERS.update(originals)
+        yield _remembering(name, REFINERS[name], known)
         if len(known) > before:
             with atomic_path(file) as part, open(part, "wb") as out:
                 np.savez_compressed(out, **known)
@@ -102,10 +101,8 @@ def key_of(decoded: PreprocessedImage) -> str:
     """The SHA-256 of all that the network, the refiner and the records see of an image."""
     sizes = (decoded.height, decoded.width, decoded.views[0].shape, decoded.working_image.shape)
     digest = hashlib.sha256(repr(sizes).encode())
-    digest.update(np.ascontiguousarray(decoded.views[0]))
-    digest.update(np.ascontiguousarray(decoded.working_image))
-    for tile in decoded.tiles:
-        digest.update(np.ascontiguousarray(tile))
+    for pixels in (*decoded.views, decoded.working_image):
+        digest.update(np.ascontiguousarray(pixels))
     return digest.hexdigest()
 
 

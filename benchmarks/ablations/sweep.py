@@ -178,7 +178,7 @@ def override(config: GridConfig, settings: dict[str, str]) -> GridConfig:
         UserError: a name that it does not have, or a bad value.
     """
     own = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    return type(config).from_preset("release", **{**own, **settings})
+    return type(config).from_preset(None, **{**own, **settings})
 
 
 def score_point(images: LabelledImages, found: Sequence[LabelResult]) -> Row:
@@ -270,5 +270,5 @@ def _label(cache: Cache, kind: type[Labeler], config: GridConfig, key: str) -> L
     prepared = cache.load(key)
     if prepared is None:
         raise UserError(f"{cache.features_file(key)} went while it was in use; start again")
-    with cache.refined_once(key):
-        return kind.postprocess(prepared, config)
+    with cache.refined_once(key, config.refine) as refiner:
+        return kind.postprocess(prepared, config, refiner)

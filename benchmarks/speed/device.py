@@ -54,9 +54,9 @@ class ReplayLabeler(ProMergeLabeler):
     @staticmethod
     def grid_masks(features: torch.Tensor, config: GridConfig) -> Stages:
         """The stages, for their time, and then one of the stored sets, picked by the features."""
-        stages = grid_masks(features, config)
+        stages = grid_masks(features[0], config)
         sets = _load(config.replay)
-        stages.merged = sets[int(1e6 * features[0, 0, 0].abs()) % len(sets)]
+        stages.merged = sets[int(1e6 * features[0, 0, 0, 0].abs()) % len(sets)]
         stages.reason = None
         return stages
 
@@ -199,7 +199,7 @@ def pipeline_rate(
     method = METHODS["ours"]
     if replay:
         settings = {"replay": replay, "refine_min_iou": 0}  # the masks are of other photographs
-        method = Method(method.title, ReplayLabeler, method.extractor, settings)
+        method = Method(method.title, method.preset, ReplayLabeler, method.extractor, settings)
     jobs = (Job(path) for path in itertools.islice(itertools.cycle(files), count))
     done, masks = [], 0
     for future in label_jobs(jobs, workload.labeler(method), workers, batch_size):

@@ -12,7 +12,7 @@ import torch
 from benchmarks.speed.released import ReleasedExtractor, ReleasedLabeler, ReleasedMaskCut
 from promerge_d2.features import Backbone, FeatureExtractor
 from promerge_d2.features.extractor import build_vit, check_device
-from promerge_d2.labeler import GridConfig, Labeler, ProMergeLabeler
+from promerge_d2.labeler import GridConfig, Labeler, ProMergeLabeler, RegionsLabeler
 from promerge_d2.labeler.maskcut.labeler import MaskCutLabeler
 from promerge_d2.utils.errors import UserError
 
@@ -23,26 +23,30 @@ class Method:
 
     Attributes:
         title: in tables.
+        preset: of the labeler, below the workload's settings.
         labeler: finds the masks.
         extractor: gives the features.
         settings: of the labeler, on top of the workload's.
-        preset: of the labeler, below the workload's settings.
     """
 
     title: str
+    preset: str
     labeler: type[Labeler]
     extractor: type[FeatureExtractor]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    preset: str = "release"
 
 
 METHODS: dict[str, Method] = {
-    "released": Method("ProMerge, released-style", ReleasedLabeler, ReleasedExtractor),
-    "ours": Method("`promerge`", ProMergeLabeler, FeatureExtractor),
-    "best": Method("`promerge`, preset `best`", ProMergeLabeler, FeatureExtractor, preset="best"),
-    "maskcut": Method("`maskcut`", MaskCutLabeler, FeatureExtractor),
+    "released": Method("ProMerge, released-style", "release", ReleasedLabeler, ReleasedExtractor),
+    "ours": Method("`promerge`", "release", ProMergeLabeler, FeatureExtractor),
+    "best": Method("`regions` (preset `best`)", "best", RegionsLabeler, FeatureExtractor),
+    "maskcut": Method("`maskcut`", "maskcut", MaskCutLabeler, FeatureExtractor),
     "maskcut_reference": Method(
-        "MaskCut, released-style", ReleasedMaskCut, ReleasedExtractor, {"solver": "dense"}
+        "MaskCut, released-style",
+        "maskcut",
+        ReleasedMaskCut,
+        ReleasedExtractor,
+        {"solver": "dense"},
     ),
 }
 """By the names that figures carry."""

@@ -25,7 +25,7 @@ from promerge_d2.features import FeatureExtractor
 from promerge_d2.labeler import GridConfig, Labeler, ProMergeConfig, ProMergeLabeler
 from promerge_d2.labeler.maskcut.labeler import MaskCutLabeler
 from promerge_d2.labeler.promerge.labeler import Stages
-from promerge_d2.labeler.refine.refinement import refine_masks
+from promerge_d2.labeler.refine.refinement import Refiner, refine_masks
 from promerge_d2.utils.errors import UserError
 
 
@@ -63,7 +63,7 @@ class ReleasedExtractor(FeatureExtractor):
             found.update(zip(("query", "key", "value"), output.chunk(3, dim=2), strict=True))
 
         hook = self.vit.blocks[-1].attn.qkv.register_forward_hook(pick)
-        x = self._embed(images, height, width)
+        x = self.embed(images, height, width)
         for block in self.vit.blocks:
             x = block(x)
         hook.remove()
@@ -79,22 +79,22 @@ class ReleasedRefinement(Labeler):
 
     @staticmethod
     def refine(
-        image: np.ndarray, masks: np.ndarray, config: GridConfig
+        image: np.ndarray, masks: np.ndarray, config: GridConfig, refiner: Refiner | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """As of ``Labeler``; the refiner is ``dense_crf`` unless it is ``none``."""
-        refiner = "none" if config.refine == "none" else "dense_crf"
-        return refine_one_by_one(image, masks, refiner, config.refine_min_iou)
+        name = "none" if config.refine == "none" else "dense_crf"
+        return refine_one_by_one(image, masks, refiner or name, config.refine_min_iou)
 
 
 def refine_one_by_one(
-    image: np.ndarray, masks: np.ndarray, refiner: str, min_iou: float
+    image: np.ndarray, masks: np.ndarray, refiner: str | Refiner, min_iou: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """``refine_masks`` with nothing shared between the masks of an image.
 
     Args:
         image: (h, w, 3) uint8 RGB, the working image.
         masks: (M, H, W) bool on the patch grid, M at least 1.
-        refiner: a name of ``REFINERS``.
+        refiner: as of ``refine_masks``.
         min_iou: in [0, 1].
 
     Returns:
@@ -125,7 +125,7 @@ def released_grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stage
                 candidates.append(mask)
             else:
                 foreground += components(mask, row, column, config.component_share)
-    stages = Stages(stack(foreground, shape), stack(candidates, shape))
+    stages = Stages(foreground=stack(foreground, shape), candidates=stack(candidates, shape))
     if not foreground:
         stages.reason = "no_foreground"
         return stages
@@ -250,7 +250,10 @@ def stack(masks: list[torch.Tensor], shape: tuple[int, int]) -> np.ndarray:
 class ReleasedLabeler(ReleasedRefinement, ProMergeLabeler):
     """ProMerge by loops."""
 
-    grid_masks = staticmethod(released_grid_masks)
+    @staticmethod
+    def grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stages:
+        """Find masks on the patch grid, see ``released_grid_masks``."""
+        return released_grid_masks(features[0], config)
 
 
 class ReleasedMaskCut(ReleasedRefinement, MaskCutLabeler):

@@ -126,7 +126,7 @@ def measure_refiners(bench: Benchmark, merged: list[np.ndarray]) -> None:
     """Every refiner, and the released way, on images with enough masks."""
     chosen, added = {}, 0
     for index, masks in enumerate(merged):
-        features = tasks.load_prepared(bench.folder / "ours", index).features
+        features = tasks.load_prepared(bench.folder / "ours", index).features[0]
         some = masks_to_refine(features, masks, bench.config)
         if len(some) >= FEWEST:
             chosen[index] = some

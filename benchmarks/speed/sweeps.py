@@ -70,7 +70,7 @@ def sweep_masks(bench: Benchmark) -> None:
     config = bench.plan.workload.with_settings({"tau_b": MANY_MASKS}).config(METHODS["ours"])
     found = {}
     for index in range(len(bench.plan.images)):
-        features = tasks.load_prepared(bench.folder / "ours", index).features
+        features = tasks.load_prepared(bench.folder / "ours", index).features[0]
         stages = grid_masks(features, config)
         if not stages.reason:
             found[index] = stages.merged

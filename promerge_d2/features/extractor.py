@@ -287,7 +287,7 @@ class FeatureExtractor(nn.Module):
         height, width = images.shape[2] // patch, images.shape[3] // patch
         prefix = self.backbone.prefix_tokens
 
-        x = self._embed(images, height, width)
+        x = self.embed(images, height, width)
         positions = self._positions(height, width)
         for block in vit.blocks[:-1]:
             x = block(x, **positions)
@@ -314,8 +314,17 @@ class FeatureExtractor(nn.Module):
             found["token"] = to_map(vit.norm(last(x, **positions))[:, prefix:])
         return found
 
-    def _embed(self, images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Patch, prefix and position embeddings: (N, T, C)."""
+    def embed(self, images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Embed images as tokens with their positions: what the first block takes.
+
+        Args:
+            images: (N, 3, H * patch, W * patch) float32, see ``normalise``.
+            height: rows H of the patch grid.
+            width: its columns W.
+
+        Returns:
+            (N, T, C) float32.
+        """
         vit = self.vit
         patches = vit.patch_embed.proj(images).flatten(2).transpose(1, 2)
         first = vit.cls_token

@@ -26,6 +26,7 @@ from promerge_d2.features import FeatureExtractor
 from promerge_d2.labeler.config import GridConfig
 from promerge_d2.labeler.mask_generator import LabelResult
 from promerge_d2.labeler.refine.refinement import (
+    Refiner,
     check_refiner,
     drop_fragments,
     refine_masks,
@@ -312,28 +313,50 @@ class Labeler(ABC):
         return wait
 
     @classmethod
-    def postprocess(cls, image: ImageFeatures, config: GridConfig) -> LabelResult:
+    def postprocess(
+        cls, image: ImageFeatures, config: GridConfig, refiner: Refiner | None = None
+    ) -> LabelResult:
         """Find masks on the grid, refine them, make their records.
 
         Args:
             image: of ``forward``.
             config: the labeler's.
+            refiner: stands in for the one that ``config.refine`` names.
 
         Returns:
             The image's masks.
         """
         started = time.perf_counter()
         grid = cls.grid_masks(image.features, config)
+        seconds = {**image.seconds, "masks": time.perf_counter() - started}
+        return cls.make_records(dataclasses.replace(image, seconds=seconds), grid, config, refiner)
+
+    @classmethod
+    def make_records(
+        cls,
+        image: ImageFeatures,
+        grid: GridMasks,
+        config: GridConfig,
+        refiner: Refiner | None = None,
+    ) -> LabelResult:
+        """Refine masks of the grid and make their records: the second half of ``postprocess``.
+
+        Args:
+            image: of ``forward``.
+            grid: of ``grid_masks``.
+            config: the labeler's.
+            refiner: stands in for the one that ``config.refine`` names.
+
+        Returns:
+            The image's masks.
+        """
         found = time.perf_counter()
         result = LabelResult(
-            image.height,
-            image.width,
-            reason=grid.reason,
-            seconds={**image.seconds, "masks": found - started},
+            image.height, image.width, reason=grid.reason, seconds=dict(image.seconds)
         )
         if grid.reason or grid.merged is None:
             return result
-        masks, kept = cls.refine(image.working_image, grid.merged, config)
+        masks, kept = cls.refine(image.working_image, grid.merged, config, refiner)
         scores = np.ones(len(masks)) if grid.scores is None else grid.scores[kept]
         masks, scores = clean_masks(masks, scores, config)
         masks = [resize_mask(mask, image.height, image.width) for mask in masks]
@@ -351,7 +374,7 @@ class Labeler(ABC):
 
     @staticmethod
     def refine(
-        image: np.ndarray, masks: np.ndarray, config: GridConfig
+        image: np.ndarray, masks: np.ndarray, config: GridConfig, refiner: Refiner | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Refine the masks of an image.
 
@@ -359,6 +382,7 @@ class Labeler(ABC):
             image: (h, w, 3) uint8 RGB, the working image.
             masks: (M, H, W) bool on the patch grid, M at least 1.
             config: the labeler's.
+            refiner: stands in for the one that ``config.refine`` names.
 
         Returns:
             Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
@@ -366,7 +390,7 @@ class Labeler(ABC):
         return refine_masks(
             image,
             masks,
-            config.refine,
+            refiner or config.refine,
             config.refine_min_iou,
             config.upsampling,
             config.unconfirmed,

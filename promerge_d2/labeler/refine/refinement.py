@@ -169,7 +169,7 @@ def drop_fragments(masks: np.ndarray, min_share: float) -> np.ndarray:
 def refine_masks(
     image: np.ndarray,
     masks: np.ndarray,
-    refiner: str,
+    refiner: str | Refiner,
     min_iou: float,
     upsampling: str = "nearest",
     unconfirmed: str = "drop",
@@ -182,7 +182,7 @@ def refine_masks(
     Args:
         image: (h, w, 3) uint8 RGB, the working image.
         masks: (M, H, W) bool on the patch grid.
-        refiner: a name of ``REFINERS``.
+        refiner: a name of ``REFINERS``, or a refiner.
         min_iou: in [0, 1].
         upsampling: see ``upsample``.
         unconfirmed: ``"drop"`` masks that are not confirmed, or ``"keep"`` them unrefined, their
@@ -192,7 +192,7 @@ def refine_masks(
         Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
     """
     before = upsample(masks, *image.shape[:2], upsampling)
-    refine = REFINERS[refiner]
+    refine = REFINERS[refiner] if isinstance(refiner, str) else refiner
     if refine is None or not len(masks):
         return before, np.arange(len(masks))
     after = fill_holes(refine(image, before))

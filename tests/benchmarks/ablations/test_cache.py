@@ -19,7 +19,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def prepared():
-    features = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
     return ImageFeatures(7, 9, photo(24, 40, (8, 8, 16, 16)), {"decoding": 1.0}, features)
 
 
@@ -96,18 +96,15 @@ def test_equal_masks_are_refined_once(cache, counted):
     masks[0, 1:5, 1:3] = masks[1, 1:5, 3:5] = masks[2, 2:5, 2:5] = True
 
     def refine(chosen):
-        with cache.refined_once(KEY):
-            return refine_masks(image, masks[chosen], "mean_field", 0)[0]
+        with cache.refined_once(KEY, "mean_field") as refiner:
+            return refine_masks(image, masks[chosen], refiner, 0)[0]
 
-    original = REFINERS["mean_field"]
     plain = refine_masks(image, masks, "mean_field", 0)[0]
     del counted[:]
     assert (refine([0, 1]) == plain[:2]).all()
     assert (refine([1, 2, 0]) == plain[[1, 2, 0]]).all()
     assert (refine([0, 2]) == plain[[0, 2]]).all()
     assert counted == [2, 1]
-    assert REFINERS["mean_field"] is original
-    assert REFINERS["none"] is None
 
     image = photo(48, 48, seed=1)  # the same masks on another image
     refine([0])
@@ -118,11 +115,20 @@ def test_equal_masks_are_refined_once(cache, counted):
     assert counted == [2, 1, 1, 2]
 
 
-def test_refiners_are_themselves_again_after_an_error(cache, counted):
-    original = dict(REFINERS)
-    with pytest.raises(RuntimeError), cache.refined_once(KEY):
-        raise RuntimeError
-    assert original == REFINERS
+def test_an_error_keeps_nothing(cache, counted):
+    def fail():
+        with cache.refined_once(KEY, "mean_field") as refiner:
+            refine_masks(photo(48, 48), np.ones((1, 6, 6), bool), refiner, 0)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not cache.folder.exists()
+
+
+def test_without_a_refiner_there_is_nothing_to_keep(cache):
+    with cache.refined_once(KEY, "none") as refiner:
+        assert refiner is None
     assert not cache.folder.exists()
 
 
@@ -132,10 +138,10 @@ def test_a_real_refiner_gives_the_same_from_the_cache(cache):
     masks[0, 2:6, 6:11] = True
     plain = refine_masks(image, masks, "mean_field", 0)[0]
     for _ in range(2):
-        with cache.refined_once(KEY):
-            assert (refine_masks(image, masks, "mean_field", 0)[0] == plain).all()
+        with cache.refined_once(KEY, "mean_field") as refiner:
+            assert (refine_masks(image, masks, refiner, 0)[0] == plain).all()
 
 
 def test_prepared_has_no_field_that_the_cache_forgets():
     names = {field.name for field in dataclasses.fields(ImageFeatures)}
-    assert names == {"height", "width", "working", "seconds", "features", "tiles"}
+    assert names == {"height", "width", "working_image", "seconds", "features"}

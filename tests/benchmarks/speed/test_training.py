@@ -11,7 +11,7 @@ from benchmarks.speed.training import TrainingPlan, run_training, training_markd
 from promerge_d2.utils.errors import UserError
 from tests.helpers import run_tool
 
-RECIPE = Path(__file__).parents[2] / "configs/promerge_cascade.yaml"
+RECIPE = Path(__file__).parents[3] / "configs/promerge_cascade.yaml"
 TINY = (
     "INPUT.MIN_SIZE_TRAIN (64,) INPUT.MAX_SIZE_TRAIN 96 MODEL.RPN.POST_NMS_TOPK_TRAIN 20 "
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 8 DATALOADER.NUM_WORKERS 0"
