@@ -21,6 +21,7 @@ setup(
     # an editable install puts this folder on the path: benchmarks/ is no part of the wheel
     package_dir={"": "."},
     packages=find_packages(include=["promerge_d2", "promerge_d2.*"]),
+    package_data={"promerge_d2": ["py.typed"]},
     install_requires=[
         "fvcore",
         "iopath",
@@ -38,7 +39,11 @@ setup(
     extras_require={
         "crf": ["pydensecrf2"],  # the papers' CRF, to compare with; needs a C++ compiler
         "demo": demo,  # the quick start: offline weights, example images, plots
-        "dev": [*demo, "pytest", "pytest-xdist", "ruff"],
+        "dev": [
+            *demo,
+            *("hypothesis", "pytest", "pytest-xdist"),
+            *("import-linter", "mypy", "pre-commit", "ruff"),
+        ],
         "ray": ["ray[data]"],  # labelling on a Ray cluster
         "fast": ["hotcoco"],  # a quicker matcher for evaluation, same figures
     },

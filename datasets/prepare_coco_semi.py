@@ -15,9 +15,9 @@ import logging
 
 import numpy as np
 
-from promerge_d2.cli.parser import EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.data.datasets import datasets_root
-from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.errors import EXIT_OK, UserError
 from promerge_d2.utils.files import read_json, write_json
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ import logging
 
 from official.files import need
 from official.prepare import add_root
-from promerge_d2.cli.parser import EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
+from promerge_d2.utils.errors import EXIT_OK
 
 logger = logging.getLogger(__name__)
 CLASSES, IMAGES = 1000, 1281167

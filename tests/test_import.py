@@ -98,7 +98,7 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 assert "DropLossCascadeROIHeads" in ROI_HEADS_REGISTRY
 assert "promerge_d2.labeler" not in sys.modules
 for name in promerge_d2.__all__:
-    assert callable(getattr(promerge_d2, name)), name
+    assert callable(getattr(promerge_d2, name)) or name == "__version__", name
 """
     )
     assert code == 0, said

@@ -16,10 +16,10 @@ from benchmarks.ablations.experiments import EXPERIMENTS, SCENES, Setup, offline
 from benchmarks.ablations.page import write_markdown, write_page
 from benchmarks.ablations.sweep import LabelledImages
 from promerge_d2.cli.labeler_arguments import add_labeler_arguments, labeler_from
-from promerge_d2.cli.parser import EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.features import get_backbone
 from promerge_d2.labeler import Labeler
-from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.errors import EXIT_OK, UserError
 from promerge_d2.utils.files import check_writable
 
 

@@ -19,11 +19,11 @@ from benchmarks.speed.methods import Workload
 from benchmarks.speed.report import markdown, plot, summary, write_markdown
 from benchmarks.speed.run import run_benchmark
 from benchmarks.speed.training import TrainingPlan, run_training, training_markdown
-from promerge_d2.cli.parser import EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.features import BACKBONES, get_backbone
 from promerge_d2.features.weights import OFFLINE_BACKBONE
 from promerge_d2.pseudo_labels import list_images
-from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.errors import EXIT_OK, UserError
 from promerge_d2.utils.files import check_writable, write_json
 
 ROOT = Path(__file__).resolve().parents[1]

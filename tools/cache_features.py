@@ -14,10 +14,11 @@ from __future__ import annotations
 import argparse
 
 import promerge_d2  # noqa: F401 - registers backbones and data sets
-from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.data import check_datasets, register_from_config
 from promerge_d2.engine.fill_cache import fill_cache
 from promerge_d2.engine.setup import check_device, read_config
+from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK
 
 
 def main() -> int:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from promerge_d2.cli.parser import EXIT_NOT_FINISHED, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.labeler import ProMergeConfig, grid_masks
-from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.errors import EXIT_NOT_FINISHED, EXIT_OK, UserError
 
 STAGES = ("foreground", "background", "pruned", "merged")
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-from promerge_d2.cli.parser import EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.features.weights import check_hash, fetch, read_state_dict
 from promerge_d2.modeling.dino_resnet import DINO_RESNET50_URL, convert_resnet
-from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.errors import EXIT_OK, UserError
 from promerge_d2.utils.files import atomic_path, check_writable
 
 

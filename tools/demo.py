@@ -12,13 +12,13 @@ import itertools
 from pathlib import Path
 
 import promerge_d2  # noqa: F401 - registers heads and backbones
-from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.engine.detector import DetectorLabeler
 from promerge_d2.engine.setup import check_device, check_weights, read_config
 from promerge_d2.pseudo_labels import list_images
 from promerge_d2.pseudo_labels.local_engine import Job
 from promerge_d2.pseudo_labels.merge import CATEGORIES
-from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
 from promerge_d2.utils.files import check_writable, write_json
 from promerge_d2.utils.image import IMAGE_SUFFIXES, ImageError, load_image
 from promerge_d2.visualization.overlay import draw_records, save_png

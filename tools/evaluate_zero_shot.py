@@ -21,10 +21,10 @@ import re
 from pathlib import Path
 
 from official.prepare import add_root
-from promerge_d2.cli.parser import EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.evaluation.matches import BACKENDS
 from promerge_d2.evaluation.zero_shot import DataSet, Run, Score, absent, choose, score
-from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.errors import EXIT_OK, UserError
 from promerge_d2.utils.files import check_writable
 from promerge_d2.visualization.zero_shot import as_markdown, as_tables, write_all
 

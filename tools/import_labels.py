@@ -7,8 +7,9 @@ Exit code: 0 everything is in it, 1 not finished, 2 some annotations could not b
 
 from __future__ import annotations
 
-from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.pseudo_labels.importing import NAMED, import_labels
+from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK
 from promerge_d2.utils.files import check_writable
 
 

@@ -19,9 +19,10 @@ from promerge_d2.cli.engine_arguments import (
     shard_of,
 )
 from promerge_d2.cli.labeler_arguments import add_labeler_arguments, labeler_from
-from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.pseudo_labels import label_images, list_images
 from promerge_d2.pseudo_labels.merge import tell
+from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK
 from promerge_d2.utils.files import check_writable
 
 

@@ -7,10 +7,11 @@ failed (named) and are left out, 3 refused.
 
 from __future__ import annotations
 
-from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.labeler import LABELERS
 from promerge_d2.pseudo_labels import merge_labels
 from promerge_d2.pseudo_labels.merge import tell
+from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import promerge_d2
-from promerge_d2.cli.parser import EXIT_NOT_FINISHED, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.evaluation import (
     align_predictions,
     evaluate_class_agnostic,
@@ -31,7 +31,7 @@ from promerge_d2.evaluation import (
 )
 from promerge_d2.features import get_backbone
 from promerge_d2.pseudo_labels import parts_of
-from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.errors import EXIT_NOT_FINISHED, EXIT_OK, UserError
 from promerge_d2.utils.files import make_folder, read_json, sha256_of, write_json
 from promerge_d2.utils.image import load_image
 from promerge_d2.visualization.curves import plot_losses, read_losses

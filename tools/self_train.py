@@ -23,7 +23,7 @@ from promerge_d2.cli.engine_arguments import (
     shard_of,
 )
 from promerge_d2.cli.labeler_arguments import add_labeler_arguments, labeler_from
-from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.engine.self_training import (
     MIN_SCORES,
     Share,
@@ -36,7 +36,7 @@ from promerge_d2.pseudo_labels.combine import Rules, check_labels
 from promerge_d2.pseudo_labels.inputs import ImageList
 from promerge_d2.pseudo_labels.merge import tell
 from promerge_d2.pseudo_labels.store import writing
-from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
 from promerge_d2.utils.files import atomic_path, sha256_of
 
 LABELER_OPTIONS = (

@@ -12,11 +12,12 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 import promerge_d2  # noqa: F401 - registers heads, backbones and data sets
-from promerge_d2.cli.parser import EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.engine import ProMergeTrainer, setup
 from promerge_d2.engine.launch import launch_processes
 from promerge_d2.engine.lazy import LazyTrainer, read_lazy, settings_of, setup_lazy, test_lazy
 from promerge_d2.engine.setup import check_device, read_config
+from promerge_d2.utils.errors import EXIT_OK
 
 EPILOG = """
 examples:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from pycocotools import mask as mask_api
 
-from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
+from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.coco.check import NAMED, Validation, validate_labels
 from promerge_d2.coco.file import CocoFile
 from promerge_d2.coco.rle import to_rle
 from promerge_d2.pseudo_labels.inputs import TarImage, find_image
-from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
 from promerge_d2.utils.files import check_writable, write_json
 from promerge_d2.utils.image import ImageError, load_image
 from promerge_d2.visualization.gallery import Labelled, write_gallery

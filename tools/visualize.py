@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from promerge_d2.cli.labeler_arguments import add_labeler_arguments, labeler_from
-from promerge_d2.cli.parser import EXIT_FAILURES, EXIT_OK, ArgumentParser, run_tool
-from promerge_d2.utils.errors import UserError
+from promerge_d2.cli.parser import ArgumentParser, run_tool
+from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
 from promerge_d2.utils.files import check_writable
 from promerge_d2.utils.image import IMAGE_SUFFIXES, ImageError
 from promerge_d2.utils.threads import one_thread

@@ -8,12 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from promerge_d2.utils.errors import UserError
-
-EXIT_OK = 0  # everything was processed
-EXIT_NOT_FINISHED = 1  # stopped before the end: interrupted, or an unexpected error
-EXIT_FAILURES = 2  # finished, some inputs failed and were named
-EXIT_REFUSED = 3  # the request itself was refused, nothing was done
+from promerge_d2.utils.errors import EXIT_NOT_FINISHED, EXIT_OK, EXIT_REFUSED, UserError
 
 
 class ArgumentParser(argparse.ArgumentParser):

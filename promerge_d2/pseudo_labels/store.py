@@ -31,9 +31,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from promerge_d2.cli.parser import EXIT_NOT_FINISHED
 from promerge_d2.pseudo_labels.manifest import Manifest
-from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.errors import EXIT_NOT_FINISHED, UserError
 from promerge_d2.utils.files import make_folder
 
 logger = logging.getLogger(__name__)

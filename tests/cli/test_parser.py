@@ -5,15 +5,14 @@ import sys
 
 import pytest
 
-from promerge_d2.cli.parser import (
+from promerge_d2.cli.parser import ArgumentParser, run_tool
+from promerge_d2.utils.errors import (
     EXIT_FAILURES,
     EXIT_NOT_FINISHED,
     EXIT_OK,
     EXIT_REFUSED,
-    ArgumentParser,
-    run_tool,
+    UserError,
 )
-from promerge_d2.utils.errors import UserError
 
 
 def raiser(error):

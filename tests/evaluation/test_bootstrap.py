@@ -18,7 +18,7 @@ from promerge_d2.evaluation import (
     parse_predictions,
 )
 from promerge_d2.utils.errors import UserError
-from tests.evaluation.test_metrics import _plain_pycocotools, _random_case
+from tests.evaluation.helpers import plain_pycocotools, random_case
 from tests.helpers import run_tool
 
 HIT, MISS = (20, 0, 40, 40), (150, 60, 40, 30)
@@ -33,7 +33,7 @@ def _matches(truth, guesses, iou_type="segm", **options):
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_a_draw_is_a_ground_truth_with_copies_of_its_images(seed, iou_type):
-    truth, guesses = _random_case(seed)
+    truth, guesses = random_case(seed)
     rng = np.random.default_rng(seed)
     for guess, score in zip(guesses, rng.permutation(len(guesses)), strict=True):
         guess["score"] = float(score)
@@ -52,7 +52,7 @@ def test_a_draw_is_a_ground_truth_with_copies_of_its_images(seed, iou_type):
                         new_id = {"id": len(copies["annotations"]) + 1}
                         copies["annotations"].append({**record, **new, **new_id})
                 copied += [{**guess, **new} for guess in guesses if guess["image_id"] == image_id]
-        expected = _plain_pycocotools(copies, copied, iou_type)
+        expected = plain_pycocotools(copies, copied, iou_type)
         assert np.nan_to_num(figures, nan=-1).tolist() == list(expected.values())
 
 
@@ -88,7 +88,7 @@ def test_the_paired_difference_is_surer_than_its_sides(coco):
 
 
 def test_the_same_run_twice_differs_by_nothing(coco):
-    truth, guesses = _random_case(3)
+    truth, guesses = random_case(3)
     matches = _matches(truth, guesses)
     for name, (one, other, difference) in bootstrap(matches, matches, resamples=50).items():
         assert one == other, name
@@ -109,7 +109,7 @@ def test_what_cannot_be_compared_is_refused(coco):
 
 
 def test_many_images_at_once_change_nothing(monkeypatch, coco):
-    truth, guesses = _random_case(2)
+    truth, guesses = random_case(2)
     whole = _matches(truth, guesses)
     monkeypatch.setattr("promerge_d2.evaluation.matches._IMAGES_AT_ONCE", 5)
     parts = _matches(truth, guesses)

@@ -26,13 +26,13 @@ from promerge_d2.evaluation import (
 )
 from promerge_d2.evaluation.metrics import check_iou_types
 from promerge_d2.utils.errors import UserError
-from tests.evaluation.test_metrics import _plain_pycocotools, _random_case
+from tests.evaluation.helpers import plain_pycocotools, random_case
 
 
 def _many(seed):
     """One image with 130 objects and 400 tied guesses, one empty, one with a crowd."""
     rng = np.random.default_rng(seed)
-    truth, guesses = _random_case(seed)
+    truth, guesses = random_case(seed)
     crowded = truth["images"][0]["id"]
     for _ in range(130):
         x, y = rng.integers(0, 140), rng.integers(0, 100)
@@ -77,7 +77,7 @@ def test_equal_to_pycocotools_beyond_100_an_image(seed):
         if iou_type == "segm":
             for guess in ready:
                 guess["segmentation"] = to_rle(guess["segmentation"], 120, 160, "guess")
-        assert _ours(truth, guesses, iou_type) == _plain_pycocotools(truth, ready, iou_type)
+        assert _ours(truth, guesses, iou_type) == plain_pycocotools(truth, ready, iou_type)
 
 
 @pytest.mark.parametrize("seed", [0, 5])
@@ -93,7 +93,7 @@ def test_hotcoco_gives_the_same_figures(seed, iou_type):
 
 def test_unknown_backend():
     with pytest.raises(UserError, match="unknown backend 'fast'; choose from pycocotools, hotcoco"):
-        _ours(*_random_case(0), "bbox", "fast")
+        _ours(*random_case(0), "bbox", "fast")
 
 
 class KeepsStats(COCOEvaluator):
@@ -108,7 +108,7 @@ class KeepsStats(COCOEvaluator):
         return super()._derive_coco_results(coco_eval, iou_type, class_names)
 
 
-@pytest.mark.parametrize(("case", "seed"), [(_random_case, 0), (_many, 5)])
+@pytest.mark.parametrize(("case", "seed"), [(random_case, 0), (_many, 5)])
 def test_equal_to_detectron2s_evaluator(case, seed, tmp_path):
     """The same detections through ``COCOEvaluator``: ties, crowds, empty and crowded images."""
     truth, guesses = case(seed)

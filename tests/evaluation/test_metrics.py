@@ -8,14 +8,12 @@ import io
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from promerge_d2.evaluation import METRICS, flat_metrics, format_table
 from promerge_d2.utils.errors import UserError
+from tests.evaluation.helpers import plain_pycocotools, random_case
 
 SMALL, MEDIUM, LARGE = (0, 0, 10, 10), (20, 0, 40, 40), (80, 0, 98, 98)
 MISS = (150, 60, 40, 30)  # medium, meets none of the others but LARGE, IoU below 0.5
@@ -166,77 +164,18 @@ def test_no_predictions_and_no_objects(coco, score):
         assert set(results["segm"].values()) == {-1}
 
 
-def _random_case(seed):
-    """Ground truth and predictions with random ellipses, many ties, crowds, empty images."""
-    rng = np.random.default_rng(seed)
-    height, width = 120, 160
-    rows, columns = np.mgrid[:height, :width]
-
-    def blob(center, radii):
-        mask = ((rows - center[0]) / radii[0]) ** 2 + ((columns - center[1]) / radii[1]) ** 2 < 1
-        rle = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))
-        box = mask_api.toBbox(rle).tolist()
-        area = float(mask_api.area(rle))
-        return {"size": rle["size"], "counts": rle["counts"].decode()}, box, area
-
-    images = [
-        {"id": int(i), "file_name": f"{i}.jpg", "height": height, "width": width}
-        for i in rng.permutation(1000)[:12]
-    ]
-    truth, guesses = [], []
-    for image in images:
-        for _ in range(rng.integers(0, 15)):
-            center, radii = rng.uniform(0, 1, 2) * (height, width), rng.uniform(3, 60, 2)
-            mask, box, area = blob(center, radii)
-            crowd = int(rng.random() < 0.1)
-            truth.append((image["id"], mask, box, {"area": area, "iscrowd": crowd}))
-            for _ in range(rng.integers(0, 12)):
-                near = blob(center + rng.normal(0, 3, 2), radii * rng.uniform(0.8, 1.2, 2))
-                guesses.append((image["id"], *near[:2], {"score": float(rng.integers(1, 5)) / 4}))
-    order = rng.permutation(len(guesses))
-    as_records = [
-        [
-            {"id": n, "image_id": i, "category_id": 1, "segmentation": mask, "bbox": box, **more}
-            for n, (i, mask, box, more) in enumerate(rows_, start=1)
-        ]
-        for rows_ in (truth, [guesses[k] for k in order])
-    ]
-    categories = [{"id": 1, "name": "object"}]
-    return {"images": images, "annotations": as_records[0], "categories": categories}, as_records[1]
-
-
-def _plain_pycocotools(truth, guesses, iou_type):
-    """The usual way; detectron2 removes the boxes for masks, or the box area would count."""
-    guesses = copy.deepcopy(guesses)
-    if iou_type == "segm":
-        for guess in guesses:
-            del guess["bbox"]
-    with contextlib.redirect_stdout(io.StringIO()):
-        api = COCO()
-        api.dataset = copy.deepcopy(truth)
-        api.createIndex()
-        engine = COCOeval(api, api.loadRes(guesses), iou_type)
-        engine.evaluate()
-        engine.accumulate()
-        engine.summarize()
-    return {
-        name: value * 100 if value >= 0 else -1
-        for name, value in zip(METRICS, engine.stats.tolist(), strict=True)
-    }
-
-
 @pytest.mark.parametrize("seed", range(4))
-def test_equal_to_plain_pycocotools_to_the_last_digit(score, seed):
-    truth, guesses = _random_case(seed)
+def test_equal_toplain_pycocotools_to_the_last_digit(score, seed):
+    truth, guesses = random_case(seed)
     results = score(truth, guesses)
     for iou_type in ("bbox", "segm"):
-        expected = _plain_pycocotools(truth, guesses, iou_type)
+        expected = plain_pycocotools(truth, guesses, iou_type)
         assert results[iou_type] == expected
         assert 0 < expected["AP"] < 100
 
 
 def test_ids_of_another_kind_change_nothing(score):
-    truth, guesses = _random_case(0)
+    truth, guesses = random_case(0)
     expected = score(truth, guesses)
     for record in truth["images"]:
         record["id"] = float(record["id"])
@@ -266,7 +205,7 @@ def test_equal_to_pycocotools_on_real_ground_truth(score, shared_data):
         }
         for annotation in reversed(truth["annotations"])
     ]
-    expected = _plain_pycocotools(truth, guesses, "bbox")
+    expected = plain_pycocotools(truth, guesses, "bbox")
     assert 0 < expected["AP"] < 100
     assert score(truth, guesses) == {"bbox": expected}
 

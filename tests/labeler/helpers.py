@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+
+from promerge_d2.features import Backbone, FeatureExtractor
+from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler
+
+GRID = 12  # patches a side of the stub
 
 
 def grid(*rows: str) -> np.ndarray:
@@ -29,3 +35,33 @@ def blob_features(rng: np.random.Generator, height: int, width: int, channels: i
 def lattice_features(rng: np.random.Generator, height: int, width: int, channels: int = 8):
     """Unstructured features of small whole numbers, zero vectors and equal ones among them."""
     return rng.integers(-1, 2, (channels, height, width)).astype(np.float32)
+
+
+class StubExtractor(FeatureExtractor):
+    """Colours as features: red, green, blue of the squashed image, one pixel a patch."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.backbone = Backbone("stub", "none", 1, 3, False, "none", "none", True)
+        self.register_buffer("pixel_mean", torch.zeros(3, 1, 1), False)
+        self.register_buffer("pixel_std", torch.ones(3, 1, 1), False)
+
+    def forward(self, images):
+        return images - 20.0
+
+
+def stub(**settings):
+    # tau_f leaves room for the colours that squashing mixes along the edges
+    settings = {"grid": GRID, "stride": 2, "refine": "none", "tau_f": 0.4, **settings}
+    return ProMergeLabeler(StubExtractor(), ProMergeConfig(**settings))
+
+
+def squares(height, width, *boxes):
+    """Red rectangles, given in twelfths of the image, on green."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:] = (20, 220, 20)
+    for top, bottom, left, right in boxes:
+        rows = slice(top * height // GRID, bottom * height // GRID)
+        columns = slice(left * width // GRID, right * width // GRID)
+        pixels[rows, columns] = (220, 20, 20)
+    return pixels

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.benchmarks.speed.test_run import short_sweeps  # noqa: F401 - a fixture
+from tests.benchmarks.speed.helpers import shorten_sweeps
 from tests.helpers import (
     TINY,
     one_thread,  # noqa: F401 - a fixture
@@ -25,10 +25,10 @@ def test_writes_figures_tables_and_picture(
     tmp_path,
     photos,
     capsys,
-    short_sweeps,  # noqa: F811
 ):
     from benchmarks.speed import harness
 
+    shorten_sweeps(monkeypatch)
     use_tiny(monkeypatch, tmp_path)
     monkeypatch.setattr(harness.Plan, "__init__", quick(harness.Plan.__init__))
     code = run_tool(

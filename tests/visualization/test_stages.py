@@ -36,8 +36,7 @@ from promerge_d2.visualization.stages import (
     why_pruned,
 )
 from tests.helpers import square
-from tests.labeler.helpers import blob_features, grid
-from tests.labeler.promerge.test_labeler import StubExtractor, squares, stub
+from tests.labeler.helpers import StubExtractor, blob_features, grid, squares, stub
 
 ONE = squares(12, 12, (3, 8, 2, 7))  # a pixel a patch: nothing is mixed along the edges
 

@@ -22,7 +22,7 @@ from promerge_d2.labeler.maskcut.labeler import MaskCutLabeler
 from promerge_d2.labeler.refine.refinement import refine_masks
 from tests.helpers import TINY, photo
 from tests.labeler.helpers import as_bytes, grid
-from tests.labeler.promerge.test_grid_masks import FILTERS, STAGES, config_of, draw
+from tests.labeler.promerge.helpers import FILTERS, STAGES, config_of, draw
 
 
 def assert_same_stages(ours, released, where):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.speed import device, run, store, sweeps
+from benchmarks.speed import device, run, store
 from benchmarks.speed.harness import Plan, Results
 from benchmarks.speed.measure import Figures
 from benchmarks.speed.methods import METHODS, Workload
@@ -19,6 +19,7 @@ from promerge_d2.labeler import ProMergeConfig
 from promerge_d2.labeler.refine.refinement import REFINERS
 from promerge_d2.pseudo_labels import LocalEngine
 from promerge_d2.utils.errors import UserError
+from tests.benchmarks.speed.helpers import shorten_sweeps
 from tests.helpers import (
     ROOT,
     TINY,
@@ -50,6 +51,11 @@ def scene(seed):
 
 
 @pytest.fixture
+def short_sweeps(monkeypatch):
+    shorten_sweeps(monkeypatch)
+
+
+@pytest.fixture
 def images(tmp_path):
     return tuple(save_image(tmp_path / f"{seed}.png", scene(seed)) for seed in range(3))
 
@@ -58,16 +64,6 @@ def images(tmp_path):
 def workload(monkeypatch, tmp_path):
     weights = use_tiny(monkeypatch, tmp_path)
     return Workload(TINY, weights=str(weights), settings=SETTINGS)
-
-
-@pytest.fixture
-def short_sweeps(monkeypatch):
-    monkeypatch.setattr(sweeps, "GRIDS", (8, 12))
-    monkeypatch.setattr(sweeps, "STRIDES", (4, 2))
-    monkeypatch.setattr(sweeps, "MASKS", (1, 2, 500))
-    monkeypatch.setattr(sweeps, "WORKERS", (0,))
-    monkeypatch.setattr(sweeps, "IMAGES", (3, 5))
-    monkeypatch.setattr(device, "BATCHES", (1, 2))
 
 
 def check_numbers(figures):

@@ -2,48 +2,15 @@
 
 import numpy as np
 import pytest
-import torch
 from pycocotools import mask as mask_utils
 
-from promerge_d2.features import Backbone, FeatureExtractor
-from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler
+from promerge_d2.labeler import ProMergeLabeler
 from promerge_d2.labeler.refine import refinement
-
-GRID = 12
+from tests.labeler.helpers import squares, stub
 
 
 def decode(records):
     return np.array([mask_utils.decode(r["segmentation"]) for r in records], bool)
-
-
-class StubExtractor(FeatureExtractor):
-    """Colours as features: red, green, blue of the squashed image, one pixel a patch."""
-
-    def __init__(self):
-        torch.nn.Module.__init__(self)
-        self.backbone = Backbone("stub", "none", 1, 3, False, "none", "none", True)
-        self.register_buffer("pixel_mean", torch.zeros(3, 1, 1), False)
-        self.register_buffer("pixel_std", torch.ones(3, 1, 1), False)
-
-    def forward(self, images):
-        return images - 20.0
-
-
-def stub(**settings):
-    # tau_f leaves room for the colours that squashing mixes along the edges
-    settings = {"grid": GRID, "stride": 2, "refine": "none", "tau_f": 0.4, **settings}
-    return ProMergeLabeler(StubExtractor(), ProMergeConfig(**settings))
-
-
-def squares(height, width, *boxes):
-    """Red rectangles, given in twelfths of the image, on green."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[:] = (20, 220, 20)
-    for top, bottom, left, right in boxes:
-        rows = slice(top * height // GRID, bottom * height // GRID)
-        columns = slice(left * width // GRID, right * width // GRID)
-        pixels[rows, columns] = (220, 20, 20)
-    return pixels
 
 
 def test_a_square_on_a_background():
