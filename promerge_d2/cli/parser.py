@@ -1,4 +1,4 @@
-"""What every command-line tool shares: exit codes, argument parsing, logging."""
+"""What every command-line tool shares: argument parsing, logging, the exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which image of the ground truth a predicted image is: by id or by file name."""
+"""Align predictions with a ground truth: find each predicted image in it, by id or file name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Predictions:
     crowds_dropped: int
 
     def restricted_to(self, image_ids: set[ImageId]) -> Predictions:
-        """The same predictions on the images ``image_ids`` only."""
+        """Return the predictions on the images ``image_ids`` only."""
         kept = np.array([image_id in image_ids for image_id in self.instances.image_ids], bool)
         return dataclasses.replace(
             self,
@@ -71,9 +71,12 @@ def align_predictions(
         match: ``id``, ``file_name``, or ``auto``: by file name if the prediction file has an
             ``images`` section, else by id.
 
+    Returns:
+        The predictions on images that the ground truth has.
+
     Raises:
-        UserError: no predicted image is in the ground truth, file names are missing or ambiguous,
-            or a size disagrees.
+        NoCommonImageError: no predicted image is in the ground truth.
+        UserError: file names are missing or ambiguous, or a size disagrees.
     """
     if match not in MATCH_MODES:
         raise UserError(f"unknown match mode {match!r}; choose from {', '.join(MATCH_MODES)}")
@@ -102,35 +105,35 @@ def align_predictions(
             _check_size(image, known[image.id], file.name)
     images = [known.get(image_id) for image_id in file.records.image_ids]
     instances = on_images(file.records, images, list(ground_truth.images))
-    placed = Predictions(
+    aligned = Predictions(
         file.name, instances, {image.id for image in known.values()}, unknown, file.crowds_dropped
     )
-    _log(placed, file, ground_truth, match)
-    return placed
+    _log(aligned, file, ground_truth, match)
+    return aligned
 
 
-def _log(placed: Predictions, file: PredictionFile, ground_truth: GroundTruth, match: str) -> None:
-    """Say what was matched, and what will count in a way that the user may not expect."""
-    unlisted = len(ground_truth.images) - len(placed.listed)
+def _log(aligned: Predictions, file: PredictionFile, ground_truth: GroundTruth, match: str) -> None:
+    """Log what was matched, and what counts in a way that the user may not expect."""
+    unlisted = len(ground_truth.images) - len(aligned.listed)
     if unlisted:
         logger.info(
             "matched by %s: the predictions list %d of the %d ground-truth images; the other %d "
             "count as images without predictions",
             match,
-            len(placed.listed),
+            len(aligned.listed),
             len(ground_truth.images),
             unlisted,
         )
-    if placed.unknown:
-        more = ", ..." if len(placed.unknown) > _EXAMPLES else ""
+    if aligned.unknown:
+        more = ", ..." if len(aligned.unknown) > _EXAMPLES else ""
         logger.warning(
             "%d predicted images are not in the ground truth and are ignored: %s%s",
-            len(placed.unknown),
-            ", ".join(placed.unknown[:_EXAMPLES]),
+            len(aligned.unknown),
+            ", ".join(aligned.unknown[:_EXAMPLES]),
             more,
         )
-    if placed.crowds_dropped:
-        logger.info("%d crowd records of the predictions were dropped", placed.crowds_dropped)
+    if aligned.crowds_dropped:
+        logger.info("%d crowd records of the predictions were dropped", aligned.crowds_dropped)
     if file.without_score:
         logger.info(
             "%d of %d predictions have no score and count as 1.0",
@@ -199,7 +202,7 @@ def _refuse_same_names(images: list[ImageInfo], name: str) -> None:
 def _by_key(images: list[ImageInfo], key: Callable[[str], str]) -> dict[str, list[ImageInfo]]:
     groups: dict[str, list[ImageInfo]] = {}
     for image in images:
-        groups.setdefault(key(image.file_name), []).append(image)
+        groups.setdefault(key(image.file_name or ""), []).append(image)
     return groups
 
 

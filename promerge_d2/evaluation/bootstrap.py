@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals over images, and the paired difference of two runs.
+"""Bootstrap intervals of AP and AR over images, and of the paired difference of two runs.
 
 The images are drawn again, as many as there are and with replacement, and AP and AR are computed
 anew from each draw (percentile bootstrap, Efron 1979). Both runs see the same draws, so that what
@@ -37,7 +37,7 @@ class Estimate:
 def bootstrap(
     first: Matches, second: Matches | None = None, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[Estimate, ...]]:
-    """Intervals of one run, or of two runs and of their difference.
+    """Compute the intervals of one run, or of two runs and of their difference.
 
     Args:
         first: from ``match_instances``.
@@ -47,8 +47,8 @@ def bootstrap(
 
     Returns:
         For each metric ``(first,)``, or ``(first, second, first - second)``. Draws without an
-        object of a size are left out of that size's intervals. An image that is drawn twice has
-        its detections of equal scores side by side, whatever their order in a list of copies.
+        object of a size are left out of that size's intervals. In an image that is drawn twice,
+        each detection stands beside its copy.
 
     Raises:
         UserError: no resamples, or runs of other images or other numbers of detections.
@@ -86,7 +86,7 @@ def _estimate(value: float, sample: np.ndarray) -> Estimate:
 
 
 def format_bootstrap(results: dict[str, dict[str, tuple[Estimate, ...]]]) -> str:
-    """Estimates by IoU type and metric as a Markdown table, a row for each metric."""
+    """Format estimates, by IoU type and metric, as a Markdown table with a row for each metric."""
     kinds = {"bbox": "box", "segm": "mask"}
     width = max(len(row) for metrics in results.values() for row in metrics.values())
     head = ["", f"{LEVEL} % interval", "of the other", "difference"][: width + 1]

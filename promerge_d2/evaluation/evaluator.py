@@ -31,7 +31,7 @@ RESULTS_FILE = "coco_instances_results.json"
 def detection_records(
     instances: Instances, image_id: ImageId, *, masks: bool = True, boxes_from_masks: bool = False
 ) -> list[dict[str, Any]]:
-    """A detector's instances as records of a COCO result list, all of category 1.
+    """Return a detector's instances as records of a COCO result list, all of category 1.
 
     Args:
         instances: ``pred_boxes`` (XYXY, pixels of the original image), ``scores``,
@@ -53,7 +53,7 @@ def detection_records(
 
 
 class ClassAgnosticEvaluator(DatasetEvaluator):
-    """Scores a detector on a data set as one class; AR is in the returned dict too.
+    """Score a detector on a data set as one class; AR is in the returned dict too.
 
     Boxes are always scored, masks if the detector predicts them and the ground truth has them.
     All images of the ground truth count, also those without predictions. The figures are those of

@@ -1,7 +1,7 @@
-"""What each image contributes to AP and AR, kept so that any mix of images can be scored again.
+"""Match detections to objects, and compute AP and AR of any mix of the images from the matches.
 
 ``COCOeval`` (pycocotools, or hotcoco with the same results) matches detections to objects image by
-image. Its verdicts are kept as bits, its dictionaries are not, so a million detections fit. The
+image. Its results are kept as bits, its dictionaries are not, so a million detections fit. The
 accumulation is that of ``COCOeval.accumulate`` and ``summarize``, to the last bit, for one mix of
 images or for many at once, each image counted a number of times.
 
@@ -69,7 +69,7 @@ class Matches:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """``METRICS``, and the AR at ``max_detections`` where that is more than 100."""
+        """Names of the figures: ``METRICS``, and AR at ``max_detections`` if more than 100."""
         more = self.max_detections > _DETECTIONS
         return (*METRICS, f"AR{self.max_detections}") if more else METRICS
 
@@ -94,7 +94,7 @@ class Matches:
         return np.stack(means, axis=1) * 100
 
     def recall(self, area: int, count: int, weights: np.ndarray) -> np.ndarray:
-        """Recall of the ``count`` best detections of each image: (B, T), NaN without objects."""
+        """Return the recall of each image's ``count`` best: (B, T), NaN without objects."""
         counted = self.hit[area] & ~self.ignored[area] & (self.rank < count)
         hits = np.stack(
             [np.bincount(self.image[row], minlength=len(self.image_ids)) for row in counted]
@@ -104,7 +104,7 @@ class Matches:
         return np.divide(weights @ hits.T, objects, out=nothing, where=objects > 0)
 
     def precision(self, area: int, weights: np.ndarray) -> np.ndarray:
-        """Interpolated precision at the recall points: (B, T, R), NaN without objects."""
+        """Return interpolated precision at the recall points: (B, T, R), NaN without objects."""
         curves = np.zeros((len(weights), len(THRESHOLDS), len(RECALLS)))
         objects = weights @ self.objects[area]
         kept = self.rank < _DETECTIONS
@@ -129,7 +129,7 @@ class Matches:
         return curves
 
     def image_ap(self) -> np.ndarray:
-        """AP of each image alone in per cent: (I,), NaN where an image has no object."""
+        """Return the AP of each image alone in per cent: (I,), NaN where it has no object."""
         order = np.argsort(self.image, kind="stable")
         ends = np.searchsorted(self.image[order], np.arange(len(self.image_ids) + 1))
         once = np.ones((1, 1), np.int64)
@@ -151,7 +151,7 @@ class Matches:
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class _ImageMatches:
     """One image's part of ``Matches``, its detections in the order of ``COCOeval``."""
 
     image: int
@@ -177,21 +177,24 @@ def match_instances(
         max_detections: how many an image are matched, the best first; at least 100.
         backend: ``pycocotools``, or ``hotcoco``, which is faster and has to be installed.
 
+    Returns:
+        The matched detections, from which any figure follows.
+
     Raises:
         UserError: a backend that is unknown or not installed.
     """
     engine = _engine(backend)
     # ids of any type become 1, 2, ... in ascending order, which is the order of COCOeval
     index = {image_id: i for i, image_id in enumerate(ground_truth.images)}
-    guesses = predictions.instances
-    size = guesses.area if iou_type == "segm" else guesses.box[:, 2] * guesses.box[:, 3]
+    found = predictions.instances
+    size = found.area if iou_type == "segm" else found.box[:, 2] * found.box[:, 3]
     sides = []
-    for table, area in ((ground_truth.objects, ground_truth.objects.area), (guesses, size)):
+    for table, area in ((ground_truth.objects, ground_truth.objects.area), (found, size)):
         image = np.array([index.get(i, -1) for i in table.image_ids], np.int32)[table.image]
         order = np.argsort(image, kind="stable")
         sides.append((table, area, order, image[order]))
     sizes = [(image.height, image.width) for image in ground_truth.images.values()]
-    verdicts = []
+    per_image = []
     for start in range(0, len(index), _IMAGES_AT_ONCE):
         stop = min(start + _IMAGES_AT_ONCE, len(index))
         images = [
@@ -201,8 +204,9 @@ def match_instances(
         for table, area, order, image in sides:
             some = slice(*np.searchsorted(image, (start, stop)))
             records.append(_records(table, area, order[some], image[some], iou_type))
-        verdicts += _evaluate(engine, images, *records, iou_type, max_detections)
-    return _gather(verdicts, list(index), max_detections)
+        truth, guesses = records
+        per_image += _evaluate(engine, images, truth, guesses, iou_type, max_detections)
+    return _gather(per_image, list(index), max_detections)
 
 
 def _engine(backend: str) -> tuple[type, type]:
@@ -221,16 +225,16 @@ def _engine(backend: str) -> tuple[type, type]:
 
 def _evaluate(
     engine: tuple[type, type],
-    images: list[dict[str, int]],
+    images: list[dict[str, int | None]],
     truth: list[dict[str, Any]],
-    guesses: list[dict[str, Any]],
+    found: list[dict[str, Any]],
     iou_type: str,
     max_detections: int,
-) -> list[_Verdict]:
-    """``COCOeval`` on some images; for each image with anything on it what ``_gather`` takes."""
+) -> list[_ImageMatches]:
+    """Run ``COCOeval`` on some images; return the matches of those with anything on them."""
     api, evaluator = engine
     sides = []
-    for records in (truth, guesses):
+    for records in (truth, found):
         side = api()
         side.dataset = {
             "images": images,
@@ -245,36 +249,38 @@ def _evaluate(
         run.params.maxDets = [1, 10, max_detections]
         run.evaluate()
     by_image: dict[int, list[dict[str, Any]]] = {}  # for each image its area ranges in order
-    for verdict in run.evalImgs:
-        if verdict is not None:
-            by_image.setdefault(verdict["image_id"], []).append(verdict)
+    for match in run.evalImgs:
+        if match is not None:
+            by_image.setdefault(match["image_id"], []).append(match)
     return [_compact(per_area) for per_area in by_image.values()]
 
 
-def _compact(per_area: Sequence[dict[str, Any]]) -> _Verdict:
+def _compact(per_area: Sequence[dict[str, Any]]) -> _ImageMatches:
     first = per_area[0]
-    return _Verdict(
+    return _ImageMatches(
         first["image_id"] - 1,
         np.array(first["dtScores"], np.float64),
-        np.stack([np.asarray(verdict["dtMatches"]) > 0 for verdict in per_area]),
-        np.stack([np.asarray(verdict["dtIgnore"], bool) for verdict in per_area]),
-        np.array([np.count_nonzero(np.equal(verdict["gtIgnore"], 0)) for verdict in per_area]),
+        np.stack([np.asarray(match["dtMatches"]) > 0 for match in per_area]),
+        np.stack([np.asarray(match["dtIgnore"], bool) for match in per_area]),
+        np.array([np.count_nonzero(np.equal(match["gtIgnore"], 0)) for match in per_area]),
     )
 
 
-def _gather(verdicts: Sequence[_Verdict], image_ids: list[ImageId], max_detections: int) -> Matches:
+def _gather(
+    per_image: Sequence[_ImageMatches], image_ids: list[ImageId], max_detections: int
+) -> Matches:
     shape = (_AREAS, len(THRESHOLDS))
     objects = np.zeros((_AREAS, len(image_ids)), np.int64)
-    for verdict in verdicts:
-        objects[:, verdict.image] = verdict.objects
-    score = np.concatenate([np.zeros(0), *(verdict.score for verdict in verdicts)])
+    for one in per_image:
+        objects[:, one.image] = one.objects
+    score = np.concatenate([np.zeros(0), *(one.score for one in per_image)])
     order = np.argsort(-score, kind="stable")
-    lengths = [len(verdict.score) for verdict in verdicts]
-    image = np.repeat(np.array([v.image for v in verdicts], np.int32), lengths)
+    lengths = [len(one.score) for one in per_image]
+    image = np.repeat(np.array([one.image for one in per_image], np.int32), lengths)
     rank = np.concatenate([np.zeros(0, np.int32), *(np.arange(n, dtype=np.int32) for n in lengths)])
     hit, ignored = (
         np.concatenate([np.zeros((*shape, 0), bool), *parts], axis=2)[:, :, order]
-        for parts in ([v.hit for v in verdicts], [v.ignored for v in verdicts])
+        for parts in ([one.hit for one in per_image], [one.ignored for one in per_image])
     )
     return Matches(
         image_ids, max_detections, image[order], rank[order], score[order], hit, ignored, objects
@@ -284,7 +290,7 @@ def _gather(verdicts: Sequence[_Verdict], image_ids: list[ImageId], max_detectio
 def _records(
     table: InstanceTable, area: np.ndarray, rows: np.ndarray, image: np.ndarray, iou_type: str
 ) -> list[dict[str, Any]]:
-    """Rows of a table as ``COCOeval`` takes them; ``image`` is the place of each one's image."""
+    """Return rows of a table as ``COCOeval`` takes them; ``image``: index of each one's image."""
     columns = zip(
         range(1, len(rows) + 1),  # COCOeval reads the annotation id 0 as "no match"
         (image + 1).tolist(),

@@ -60,7 +60,12 @@ def evaluate_class_agnostic(
 def check_iou_types(
     ground_truth: GroundTruth, predictions: Predictions, iou_types: Sequence[str] | None = None
 ) -> Sequence[str]:
-    """The IoU types to score: those asked for, or as ``evaluate_class_agnostic`` says.
+    """Return the IoU types to score: those asked for, or as ``evaluate_class_agnostic`` says.
+
+    Args:
+        ground_truth: from ``read_ground_truth``.
+        predictions: from ``align_predictions`` with this ground truth.
+        iou_types: see ``evaluate_class_agnostic``.
 
     Raises:
         UserError: as ``evaluate_class_agnostic`` says.
@@ -83,7 +88,7 @@ def check_iou_types(
 
 
 def metrics_of(matches: Matches) -> dict[str, float]:
-    """Figures of all images in per cent, -1 where there is no object (of that size)."""
+    """Return the figures of all images in per cent, -1 where there is no object (of that size)."""
     values = matches.figures()[0]
     return {
         name: -1.0 if np.isnan(value) else float(value)
@@ -92,7 +97,7 @@ def metrics_of(matches: Matches) -> dict[str, float]:
 
 
 def flat_metrics(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """``{"segm": {"AP": 1.0}}`` becomes ``{"segm.AP": 1.0}``."""
+    """Join keys by a dot: ``{"segm": {"AP": 1.0}}`` becomes ``{"segm.AP": 1.0}``."""
     return {
         f"{iou_type}.{name}": value
         for iou_type, metrics in results.items()
@@ -101,7 +106,7 @@ def flat_metrics(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def format_table(results: dict[str, dict[str, float]]) -> str:
-    """The results as an aligned Markdown table, one row for boxes and one for masks."""
+    """Format results as an aligned Markdown table, one row for boxes and one for masks."""
     kinds = {"bbox": "box", "segm": "mask"}
     names = list(next(iter(results.values())))
     rows = [["", *names], ["----", *["-----:"] * len(names)]]

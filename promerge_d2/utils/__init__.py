@@ -1,1 +1,1 @@
-"""Helpers that several rooms share: errors, command lines, files."""
+"""Helpers that several rooms share: errors, files, images, seeds, threads."""

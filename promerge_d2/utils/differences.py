@@ -1,4 +1,4 @@
-"""What differs between two records of how something was made."""
+"""Compare two records of how something was made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The values that differ between two nested dicts; None is as good as not there.
+    """Yield the values that differ between two nested dicts; None is as good as not there.
 
     Example: ``{"a": {"b": 1}}`` and ``{"a": {"b": 2}}`` differ in ``("a.b", 1, 2)``.
 

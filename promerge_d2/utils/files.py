@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Read and write files; a written file is either whole or not there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from promerge_d2.utils.errors import UserError
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that takes its place when the block ends well.
+    """Yield a temporary path beside ``path`` that takes its place when the block ends well.
 
     Parent folders are made. After an exception the temporary file is removed and ``path`` is as
     it was.
@@ -45,7 +45,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def make_folder(folder: str | os.PathLike) -> Path:
-    """Make a folder with its parents.
+    """Make a folder with its parents and return its path.
 
     Raises:
         UserError: it cannot be made, with the reason.
@@ -91,6 +91,9 @@ def read_json(path: str | os.PathLike, what: str = "file") -> Any:
         path: the file.
         what: its role, for the message ("ground truth", "pseudo-labels", ...).
 
+    Returns:
+        What ``json.load`` makes of it.
+
     Raises:
         UserError: the file is missing, unreadable, empty or not JSON.
     """
@@ -104,7 +107,7 @@ def read_json(path: str | os.PathLike, what: str = "file") -> Any:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

@@ -10,5 +10,5 @@ from tqdm import tqdm
 
 
 def progress(items: Iterable | None = None, **options: Any) -> tqdm:
-    """``tqdm(items, **options)``, refreshed every 15 seconds where no terminal is watching."""
+    """Return ``tqdm(items, **options)``, refreshed every 15 seconds where there is no terminal."""
     return tqdm(items, mininterval=0.1 if sys.stderr.isatty() else 15, **options)

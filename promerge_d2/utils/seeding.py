@@ -1,4 +1,4 @@
-"""Chance that follows from a key: the same key, the same draws, in any process."""
+"""Seed random draws by a key: the same key, the same draws, in any process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One thread a process: processes then neither fight for cores nor round differently."""
+"""Hold a process to one thread, so that processes do not fight for cores or round differently."""
 
 from __future__ import annotations
 

@@ -91,8 +91,28 @@ def test_hotcoco_gives_the_same_figures(seed, iou_type):
     assert 0 < reference["AP"] < 100
 
 
+@pytest.mark.parametrize("area", ["s", "m"])
+def test_figures_by_size_count_100_of_more_detections(area):
+    """150 equal objects found by 150 detections: AR by size and AP are those at 100 (COCO's)."""
+    side = {"s": 8, "m": 40}[area]
+    boxes = [(side * (i % 15), side * (i // 15), side, side) for i in range(150)]
+    records = [
+        {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": box, "area": side**2, "iscrowd": 0}
+        for i, box in enumerate(boxes)
+    ]
+    images = [{"id": 1, "file_name": "a.jpg", "height": 10 * side, "width": 15 * side}]
+    truth = {"images": images, "annotations": records, "categories": [{"id": 1, "name": "object"}]}
+    ground_truth = parse_ground_truth(truth, "truth.json")
+    guesses = parse_predictions([{**record, "score": 1.0} for record in records], "labels.json")
+    predictions = align_predictions(guesses, ground_truth)
+    figures = metrics_of(match_instances(ground_truth, predictions, "bbox", max_detections=150))
+    assert figures["AR150"] == 100
+    assert figures["AR100"] == figures[f"AR{area}"] == pytest.approx(100 * 100 / 150)
+    assert figures["AP"] == figures[f"AP{area}"] == pytest.approx(_points(2 / 3))
+
+
 def test_unknown_backend():
-    with pytest.raises(UserError, match="unknown backend 'fast'; choose from pycocotools, hotcoco"):
+    with pytest.raises(UserError, match=r"'fast'.*pycocotools, hotcoco"):
         _ours(*random_case(0), "bbox", "fast")
 
 
