@@ -23,7 +23,7 @@ import torch
 import promerge_d2
 from promerge_d2.features import FeatureExtractor
 from promerge_d2.labeler import ImageFeatures, PreprocessedImage
-from promerge_d2.labeler.refine.refinement import REFINERS, Refiner
+from promerge_d2.labeler.refine import REFINERS, Refiner
 from promerge_d2.utils.files import atomic_path
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,8 @@ from promerge_d2.features import FeatureExtractor
 from promerge_d2.labeler import GridConfig, Labeler, ProMergeConfig, ProMergeLabeler
 from promerge_d2.labeler.maskcut.labeler import MaskCutLabeler
 from promerge_d2.labeler.promerge.labeler import Stages
-from promerge_d2.labeler.refine.refinement import Refiner, refine_masks
+from promerge_d2.labeler.refine import Refiner, refine_masks
+from promerge_d2.labeler.refine.resize import upsample
 from promerge_d2.utils.errors import UserError
 
 
@@ -89,7 +90,7 @@ class ReleasedRefinement(Labeler):
 def refine_one_by_one(
     image: np.ndarray, masks: np.ndarray, refiner: str | Refiner, min_iou: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``refine_masks`` with nothing shared between the masks of an image.
+    """Refine and drop as ``Labeler.refine`` does, with nothing shared between masks.
 
     Args:
         image: (h, w, 3) uint8 RGB, the working image.
@@ -100,8 +101,10 @@ def refine_one_by_one(
     Returns:
         Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
     """
-    refined = [refine_masks(image, mask[None], refiner, min_iou)[0] for mask in masks]
-    return np.concatenate(refined), np.flatnonzero([len(kept) for kept in refined])
+    large = upsample(masks, *image.shape[:2])
+    found = [refine_masks(image, mask[None], refiner, min_iou) for mask in large]
+    refined, confirmed = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return refined[confirmed], np.flatnonzero(confirmed)
 
 
 def released_grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stages:

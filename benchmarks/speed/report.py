@@ -14,7 +14,7 @@ from benchmarks.speed.harness import Results
 from benchmarks.speed.measure import Figures
 from benchmarks.speed.methods import METHODS
 from benchmarks.speed.tasks import AFTER, BEFORE, RELEASED
-from promerge_d2.labeler.refine.refinement import REFINERS
+from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path
 from promerge_d2.visualization.figures import picture

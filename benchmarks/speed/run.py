@@ -27,7 +27,7 @@ from benchmarks.speed.store import measure_store
 from benchmarks.speed.sweeps import measure_sweeps
 from benchmarks.speed.tasks import BEFORE, RELEASED
 from promerge_d2.labeler import ProMergeConfig, grid_masks
-from promerge_d2.labeler.refine.refinement import REFINERS, check_refiner
+from promerge_d2.labeler.refine import REFINERS, check_refiner
 from promerge_d2.utils.errors import UserError
 
 EXACT = "dense_crf"  # the refiner that the others are held against

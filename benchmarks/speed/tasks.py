@@ -21,7 +21,8 @@ from benchmarks.speed.measure import Samples, forget_peak, start_together
 from benchmarks.speed.methods import METHODS, Workload
 from benchmarks.speed.released import refine_one_by_one
 from promerge_d2.labeler import GridConfig, ImageFeatures, Labeler
-from promerge_d2.labeler.refine.refinement import refine_masks
+from promerge_d2.labeler.refine import refine_masks
+from promerge_d2.labeler.refine.resize import upsample
 
 BEFORE = ("decoding", "features")
 AFTER = ("masks", "refinement", "encoding")
@@ -95,7 +96,7 @@ def warm_up(labeler: type[Labeler], config: GridConfig, prepared: ImageFeatures)
     labeler.postprocess(corner, config)
     mask = np.zeros((1, side, side), bool)  # for the refiner, had there been no mask
     mask[:, : side // 2] = True
-    refine_masks(corner.working_image, mask, config.refine, 0)
+    refine_masks(corner.working_image, upsample(mask, pixels, pixels), config.refine, 0)
 
 
 def finish(
@@ -160,7 +161,7 @@ def refine(
     def run(image: np.ndarray, coarse: np.ndarray) -> np.ndarray:
         if refiner == RELEASED:
             return refine_one_by_one(image, coarse, "dense_crf", 0)[0]
-        return refine_masks(image, coarse, refiner, 0)[0]
+        return refine_masks(image, upsample(coarse, *image.shape[:2]), refiner, 0)[0]
 
     run(np.zeros((32, 32, 3), np.uint8), np.eye(4, dtype=bool)[None])
     seconds = np.zeros((len(masks), repeats))

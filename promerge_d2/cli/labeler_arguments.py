@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
+import textwrap
 
 from promerge_d2.features import BACKBONES, FACETS, PRECISIONS
 from promerge_d2.labeler import LABELERS, PRESETS, GridConfig, Labeler, labeler_of_preset
-from promerge_d2.labeler.refine.refinement import REFINERS
+from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.utils.errors import UserError
 
 
 def add_labeler_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that ``labeler_from`` reads, and every setting's meaning below the help."""
-    parser.epilog = "\n".join(
-        config.__doc__ for config in (GridConfig, *(c.config_class for c in LABELERS.values()))
-    )
+    """Add the options that ``labeler_from`` reads, and below the help every setting's meaning.
+
+    Args:
+        parser: whose epilog and formatter are set too.
+    """
+    parser.epilog = settings_help()
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--preset",
         default="release",
         choices=tuple(PRESETS),
-        help="a labeler and its settings (release); of "
-        + "; ".join(
-            f"{name}: {', '.join(labeler.config_class.presets)}"
-            for name, labeler in LABELERS.items()
-        ),
+        help="a labeler and its settings, see below (release)",
     )
     parser.add_argument("--backbone", default="dino_vitb8", help=", ".join(BACKBONES))
     parser.add_argument("--weights", help="local weights file instead of the official one")
@@ -43,7 +44,7 @@ def add_labeler_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="another labeler setting, see below; can be repeated",
+        help="another setting of the labeler, see below; can be repeated",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
     parser.add_argument(
@@ -55,12 +56,35 @@ def add_labeler_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def settings_help() -> str:
+    """Return the settings of the labelers, by labeler, with the values of each preset."""
+    parts = [f"settings of every labeler:\n{_described(GridConfig)}"]
+    for name, labeler in LABELERS.items():
+        config_class = labeler.config_class
+        parts.append(f"settings of {name} ({labeler.title}):\n{_described(config_class)}")
+        for preset in config_class.presets:
+            values = dataclasses.asdict(config_class.from_preset(preset))
+            values["grid"] = "x".join(map(str, values["grid"]))
+            pairs = " ".join(f"{key}={value}" for key, value in values.items())
+            lines = textwrap.wrap(pairs, 92, initial_indent="    ", subsequent_indent="    ")
+            parts.append("\n".join([f"  --preset {preset} is", *lines]))
+    return "\n\n".join(parts)
+
+
+def _described(config_class: type[GridConfig]) -> str:
+    """Return the lines of a config's docstring that describe its settings."""
+    return (inspect.getdoc(config_class) or "").partition("Attributes:\n")[2].rstrip()
+
+
 def labeler_from(args: argparse.Namespace, compiled: bool = False) -> Labeler:
-    """The labeler that the options ask for.
+    """Build the labeler that the options ask for.
 
     Args:
         args: of a parser with ``add_labeler_arguments``.
         compiled: see ``FeatureExtractor``.
+
+    Returns:
+        The labeler, its weights loaded.
 
     Raises:
         UserError: as ``Labeler.from_preset``, or a ``--set`` without ``=``.

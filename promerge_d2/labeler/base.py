@@ -25,14 +25,8 @@ from promerge_d2.coco.records import mask_record
 from promerge_d2.features import FeatureExtractor
 from promerge_d2.labeler.config import GridConfig
 from promerge_d2.labeler.mask_generator import LabelResult
-from promerge_d2.labeler.refine.refinement import (
-    Refiner,
-    check_refiner,
-    drop_fragments,
-    refine_masks,
-    resize_mask,
-)
-from promerge_d2.labeler.suppression import suppress
+from promerge_d2.labeler.refine import Refiner, check_refiner, refine_masks
+from promerge_d2.labeler.refine.resize import resize_mask, upsample
 from promerge_d2.utils.image import ImageLike, load_image, resize_image
 from promerge_d2.version import __version__
 
@@ -103,9 +97,10 @@ class Labeler(ABC):
     name: ClassVar[str]  # in label files
     title: ClassVar[str]  # in sentences
     config_class: ClassVar[type[GridConfig]]
-    # why an image has no mask
+    # why an image has no mask, and what to turn; the only place that says so
     reasons: ClassVar[dict[str, str]] = {
-        "all_rejected_by_refinement": "refinement changed every mask beyond recognition"
+        "all_rejected_by_refinement": "refinement changed every mask beyond recognition; lower "
+        "refine_min_iou, or refine=none"
     }
 
     def __init__(self, extractor: FeatureExtractor, config: GridConfig | None = None) -> None:
@@ -358,7 +353,6 @@ class Labeler(ABC):
             return result
         masks, kept = cls.refine(image.working_image, grid.merged, config, refiner)
         scores = np.ones(len(masks)) if grid.scores is None else grid.scores[kept]
-        masks, scores = clean_masks(masks, scores, config)
         masks = [resize_mask(mask, image.height, image.width) for mask in masks]
         refined = time.perf_counter()
         result.records = [
@@ -376,7 +370,7 @@ class Labeler(ABC):
     def refine(
         image: np.ndarray, masks: np.ndarray, config: GridConfig, refiner: Refiner | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Refine the masks of an image.
+        """Refine the masks of an image as the release does, dropping those not confirmed.
 
         Args:
             image: (h, w, 3) uint8 RGB, the working image.
@@ -387,14 +381,13 @@ class Labeler(ABC):
         Returns:
             Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
         """
-        return refine_masks(
+        refined, confirmed = refine_masks(
             image,
-            masks,
+            upsample(masks, *image.shape[:2]),
             refiner or config.refine,
             config.refine_min_iou,
-            config.upsampling,
-            config.unconfirmed,
         )
+        return refined[confirmed], np.flatnonzero(confirmed)
 
 
 @dataclass(frozen=True)
@@ -443,25 +436,3 @@ class GridProcessor:
     def postprocess(self, output: ImageFeatures) -> LabelResult:
         """Make masks, see ``Labeler.postprocess``."""
         return self.labeler.postprocess(output, self.config)
-
-
-def clean_masks(
-    masks: np.ndarray, scores: np.ndarray, config: GridConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Take small fragments off refined masks, and drop masks that overlap an earlier one.
-
-    Args:
-        masks: (M, h, w) bool.
-        scores: (M,).
-        config: its ``min_fragment`` and ``max_iou``.
-
-    Returns:
-        Kept masks (K, h, w) bool and their scores (K,), in the order given.
-    """
-    if config.min_fragment > 0 and len(masks):
-        masks = drop_fragments(masks, config.min_fragment)
-    if config.max_iou < 1 and len(masks):
-        # in the order given, on every other pixel: overlaps need no more
-        kept = suppress(masks[:, ::2, ::2], np.zeros(len(masks)), config.max_iou, len(masks))
-        masks, scores = masks[kept], scores[kept]
-    return masks, scores

@@ -7,7 +7,7 @@ import difflib
 from dataclasses import dataclass
 from typing import ClassVar
 
-from promerge_d2.labeler.refine.refinement import REFINERS, UPSAMPLINGS
+from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.utils.errors import UserError
 
 Check = tuple[bool, str, str]  # whether all is well, the setting, what it should be
@@ -20,13 +20,9 @@ class GridConfig:
     Attributes:
         grid: rows and columns of the patch grid; the image is squashed to it.
         keep_aspect: instead, the grid takes the shape of the image, with as many patches.
-        upsampling: how masks of the grid become masks of pixels: ``nearest``, or ``linear`` and
-            cut at a half.
-        refine: refiner, a name of ``promerge_d2.labeler.refine.refinement.REFINERS``.
-        refine_min_iou: a mask that refinement changes to a lower IoU than this is not confirmed.
-        unconfirmed: ``drop`` such masks, or ``keep`` them as they were before.
-        min_fragment: fragments of a mask are dropped below this share of its largest one.
-        max_iou: a mask is dropped that overlaps an earlier one by more; 1 keeps all.
+        refine: the refiner: ``mean_field``, ``mean_field_near``, ``dense_crf`` or ``none``.
+        refine_min_iou: a mask that refinement changes to a lower IoU than this is not confirmed:
+            ``promerge`` and ``maskcut`` drop it, ``regions`` leaves it as it was.
         pixels_per_patch: side of a patch in the working image of the refiner (the release
             refines at 480 pixels for 60 patches).
         apply_exif: turn photos as their EXIF says; the release does not, which leaves its masks
@@ -37,12 +33,8 @@ class GridConfig:
 
     grid: tuple[int, int] = (60, 60)
     keep_aspect: bool = False
-    upsampling: str = "nearest"
     refine: str = "mean_field"
     refine_min_iou: float = 0.5
-    unconfirmed: str = "drop"
-    min_fragment: float = 0.0
-    max_iou: float = 1.0
     pixels_per_patch: int = 8
     apply_exif: bool = True
 
@@ -58,12 +50,8 @@ class GridConfig:
         """What the values must hold; a subclass adds its own."""
         return [
             (len(self.grid) == 2 and min(self.grid) >= 2, "grid", "two sides of 2 or more"),
-            self._one_of("upsampling", UPSAMPLINGS),
             self._one_of("refine", REFINERS),
             self._between("refine_min_iou", 0, 1),
-            self._one_of("unconfirmed", ("drop", "keep")),
-            self._between("min_fragment", 0, 1),
-            self._between("max_iou", 0, 1),
             self._at_least("pixels_per_patch", 1),
         ]
 

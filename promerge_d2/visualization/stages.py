@@ -24,7 +24,7 @@ from pycocotools import mask as mask_utils
 from promerge_d2.labeler import Labeler, LabelResult
 from promerge_d2.labeler.promerge.filtering import mean_feature, mean_similarities
 from promerge_d2.labeler.promerge.prompting import covers_sides, prompt_grid, prompt_masks
-from promerge_d2.labeler.refine.refinement import resize_mask, upsample
+from promerge_d2.labeler.refine.resize import resize_mask, upsample
 from promerge_d2.labeler.regions.scoring import Frame, resemblance_to_border, score_masks
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.utils.errors import UserError
@@ -41,18 +41,6 @@ LISTED = 12  # scores written on the masks
 TEXT = 15  # size of the captions
 WHITE, PALE, GREY, BLACK = (255,) * 3, (238,) * 3, (110,) * 3, (20,) * 3
 RED, GREEN = (235, 40, 40), (40, 200, 70)
-
-HINTS = {
-    "no_foreground": "raise tau_b, so that masks get smaller and cover fewer sides",
-    "no_background": "lower tau_b, so that masks get larger, or side_rule = at_least_half",
-    "small_background": "lower background_vote or min_background",
-    "all_pruned": "raise tau_f or tau_ioa",
-    "all_rejected_by_refinement": "lower refine_min_iou, or refine = none",
-    "no_regions": "lower min_patches or raise max_share",
-    "no_scored_regions": "lower min_patches, or raise grid",
-    "no_cut": "raise tau if the features look all alike, lower it if they look like noise",
-}
-"""What to turn, by the reason why an image has no mask."""
 
 
 @dataclass(frozen=True)
@@ -397,12 +385,13 @@ def refined(view: View) -> Panel | None:
     if before is None or not len(before):
         return None
     drawn = after if len(after) <= LISTED else after[: LISTED // 2]  # more would hide each other
+    otherwise = "stays unrefined" if view.labeler.name == "regions" else "is dropped"
     return Panel(
         draw_masks(view.photo, record_masks(view, drawn)),
-        f"{view.settings('refine', 'refine_min_iou', 'unconfirmed', 'max_iou')}: {len(after)} of "
+        f"{view.settings('refine', 'refine_min_iou')}: {len(after)} of "
         f"{counted(before, 'mask')} kept",
         "Masks drawn along the edges of the image. One that changes to an IoU below "
-        "refine_min_iou is dropped, or kept unrefined: see unconfirmed."
+        f"refine_min_iou {otherwise}."
         + ("" if drawn is after else f" The first {len(drawn)} are drawn."),
     )
 
@@ -661,7 +650,7 @@ def draw_sheet(view: View) -> np.ndarray:
     reason = view.result.reason
     outcome = counted(view.result.records, "mask")
     if reason:
-        outcome = f"no masks, since {view.labeler.reasons[reason]} ({reason}). Try: {HINTS[reason]}"
+        outcome = f"no masks, since {view.labeler.reasons[reason]} ({reason})"
     cells = [
         _draw_cell(view, f"{index + 1} {title}", panel, outcome if reason and index == last else "")
         for index, (title, panel) in enumerate(panels)

@@ -239,7 +239,8 @@ class MaskCutLabeler(Labeler):
     title = "MaskCut"
     config_class = MaskCutConfig
     reasons: ClassVar[dict[str, str]] = {
-        "no_cut": "the patches are all alike, or none is like another",
+        "no_cut": "the patches are all alike, or none is like another; raise tau in the first "
+        "case, lower it in the second",
         **Labeler.reasons,
     }
 

@@ -98,10 +98,13 @@ class ProMergeLabeler(Labeler):
     title = "ProMerge"
     config_class = ProMergeConfig
     reasons: ClassVar[dict[str, str]] = {
-        "no_foreground": "no prompt made a foreground mask",
-        "no_background": "no prompt's mask covers two sides of the image",
-        "small_background": "the background voted for is too small a share of the image",
-        "all_pruned": "every mask resembles the background",
+        "no_foreground": "no prompt made a foreground mask; raise tau_b, so that masks get "
+        "smaller and cover fewer sides",
+        "no_background": "no prompt's mask covers two sides of the image; lower tau_b, so that "
+        "masks get larger, or side_rule=at_least_half",
+        "small_background": "the background voted for is too small a share of the image; lower "
+        "background_vote or min_background",
+        "all_pruned": "every mask resembles the background; raise tau_f or tau_ioa",
         **Labeler.reasons,
     }
 

@@ -15,8 +15,12 @@ class RegionsConfig(GridConfig):
     Attributes:
         min_patches: regions of the tree with fewer patches are left out.
         max_share: regions of the tree of more than this share of the grid are left out.
-        background_quantile: see ``scoring.score_masks``.
+        background_quantile: a patch resembles a patch of the border when their product is above
+            this quantile of all such products in the image.
+        max_iou: of two masks that overlap by a higher IoU than this, the better one stays: on the
+            grid, and again after refinement.
         max_masks: the best regions are kept, at most so many.
+        min_fragment: fragments of a refined mask are dropped below this share of its largest one.
         tiles: more than 1: so many overlapping parts along each side go through the network as
             well, for small objects; with 2 it sees five pictures an image.
     """
@@ -24,16 +28,14 @@ class RegionsConfig(GridConfig):
     presets: ClassVar[dict[str, dict[str, object]]] = {"best": {}}
 
     keep_aspect: bool = True
-    upsampling: str = "linear"
     refine: str = "mean_field_near"
     refine_min_iou: float = 0.7
-    unconfirmed: str = "keep"
-    min_fragment: float = 0.1
-    max_iou: float = 0.7
     min_patches: int = 4
     max_share: float = 0.95
     background_quantile: float = 0.7
+    max_iou: float = 0.7
     max_masks: int = 100
+    min_fragment: float = 0.1
     tiles: int = 1
 
     def _checks(self) -> list[Check]:
@@ -42,6 +44,8 @@ class RegionsConfig(GridConfig):
             self._at_least("min_patches", 2),
             self._between("max_share", 0, 1),
             self._between("background_quantile", 0, 1),
+            self._between("max_iou", 0, 1),
             self._at_least("max_masks", 1),
+            self._between("min_fragment", 0, 1),
             self._at_least("tiles", 1),
         ]

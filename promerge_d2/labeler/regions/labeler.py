@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from promerge_d2.labeler.base import GridMasks, Labeler
-from promerge_d2.labeler.refine.refinement import upsample
+from promerge_d2.labeler.refine import Refiner, refine_masks
+from promerge_d2.labeler.refine.holes_and_fragments import drop_fragments, fill_holes
+from promerge_d2.labeler.refine.resize import upsample_smoothly
 from promerge_d2.labeler.regions.config import RegionsConfig
 from promerge_d2.labeler.regions.merge_tree import merge_tree, tree_masks
 from promerge_d2.labeler.regions.scoring import Frame, score_masks
@@ -55,12 +57,12 @@ def scored_regions(features: torch.Tensor, config: RegionsConfig) -> RegionStage
     if tiles:
         rows, columns = unit.shape[1:]
         canvas = (config.tiles * rows, config.tiles * columns)
-        found = [(upsample(masks, *canvas, "linear"), scores)]
+        found = [(upsample_smoothly(masks, *canvas), scores)]
         for tile, window in zip(tiles, tile_windows(rows, columns, config.tiles), strict=True):
             tile_masks, tile_scores = _best_of_tile(_centred(tile), frame, window, canvas, config)
             height, width = (part.stop - part.start for part in window)
             placed = np.zeros((len(tile_masks), *canvas), bool)
-            placed[(slice(None), *window)] = upsample(tile_masks, height, width, "linear")
+            placed[(slice(None), *window)] = upsample_smoothly(tile_masks, height, width)
             found.append((placed, tile_scores))
         masks, scores = map(np.concatenate, zip(*found, strict=True))
         kept = suppress(masks, scores, config.max_iou, config.max_masks)
@@ -134,11 +136,41 @@ class RegionsLabeler(Labeler):
     title = "Scored region"
     config_class = RegionsConfig
     reasons: ClassVar[dict[str, str]] = {
-        "no_regions": "no region is of a size asked for",
-        "no_scored_regions": "no region stands out from its surroundings",
+        "no_regions": "no region is of a size asked for; lower min_patches or raise max_share",
+        "no_scored_regions": "no region stands out from its surroundings; lower min_patches, or "
+        "raise grid",
         **Labeler.reasons,
     }
     grid_masks = staticmethod(scored_regions)
+
+    @staticmethod
+    def refine(
+        image: np.ndarray, masks: np.ndarray, config: RegionsConfig, refiner: Refiner | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Refine the masks of an image; those not confirmed stay, as they were before.
+
+        Holes are filled, small fragments dropped, and of masks that have grown into each other
+        the better one stays.
+
+        Args:
+            image: see ``Labeler.refine``.
+            masks: (M, H, W) bool by descending score, M at least 1.
+            config: the labeler's.
+            refiner: see ``Labeler.refine``.
+
+        Returns:
+            Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
+        """
+        before = upsample_smoothly(masks, *image.shape[:2])
+        name, min_iou = config.refine, config.refine_min_iou
+        refined, confirmed = refine_masks(image, before, refiner or name, min_iou)
+        refined[~confirmed] = fill_holes(before[~confirmed])
+        if config.min_fragment > 0:
+            refined = drop_fragments(refined, config.min_fragment)
+        # in the order given, on every other pixel: overlaps need no more
+        alike = np.zeros(len(refined))
+        kept = suppress(refined[:, ::2, ::2], alike, config.max_iou, len(refined))
+        return refined[kept], kept
 
     @classmethod
     def tile_count(cls, config: RegionsConfig) -> int:

@@ -6,7 +6,8 @@ import torch
 
 from benchmarks.ablations.cache import Cache, key_of
 from promerge_d2.labeler import ImageFeatures
-from promerge_d2.labeler.refine.refinement import REFINERS, refine_masks
+from promerge_d2.labeler.refine import REFINERS, refine_masks
+from promerge_d2.labeler.refine.resize import upsample
 from tests.helpers import photo
 
 KEY = "ab" * 32
@@ -94,6 +95,7 @@ def test_equal_masks_are_refined_once(cache, counted):
     image = photo(48, 48)
     masks = np.zeros((3, 6, 6), bool)
     masks[0, 1:5, 1:3] = masks[1, 1:5, 3:5] = masks[2, 2:5, 2:5] = True
+    masks = upsample(masks, 48, 48)
 
     def refine(chosen):
         with cache.refined_once(KEY, "mean_field") as refiner:
@@ -118,7 +120,7 @@ def test_equal_masks_are_refined_once(cache, counted):
 def test_an_error_keeps_nothing(cache, counted):
     def fail():
         with cache.refined_once(KEY, "mean_field") as refiner:
-            refine_masks(photo(48, 48), np.ones((1, 6, 6), bool), refiner, 0)
+            refine_masks(photo(48, 48), np.ones((1, 48, 48), bool), refiner, 0)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -136,6 +138,7 @@ def test_a_real_refiner_gives_the_same_from_the_cache(cache):
     image = photo(96, 96)
     masks = np.zeros((1, 12, 12), bool)
     masks[0, 2:6, 6:11] = True
+    masks = upsample(masks, 96, 96)
     plain = refine_masks(image, masks, "mean_field", 0)[0]
     for _ in range(2):
         with cache.refined_once(KEY, "mean_field") as refiner:

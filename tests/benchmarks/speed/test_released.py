@@ -19,7 +19,8 @@ from promerge_d2.features import FACETS, FeatureExtractor
 from promerge_d2.features.extractor import build_vit
 from promerge_d2.labeler import MaskCutConfig, ProMergeConfig, ProMergeLabeler, grid_masks
 from promerge_d2.labeler.maskcut.labeler import MaskCutLabeler
-from promerge_d2.labeler.refine.refinement import refine_masks
+from promerge_d2.labeler.refine import refine_masks
+from promerge_d2.labeler.refine.resize import upsample
 from tests.helpers import TINY, photo
 from tests.labeler.helpers import as_bytes, grid
 from tests.labeler.promerge.helpers import FILTERS, STAGES, config_of, draw
@@ -129,6 +130,8 @@ def test_one_crf_object_a_mask_changes_nothing():
     image = photo(96, 96, box=(16, 24, 56, 64))
     masks = np.zeros((3, 12, 12), bool)
     masks[0, 3:8, 2:7] = masks[1, 3:5, 2:9] = masks[2, 10:, :3] = True
-    together, kept = refine_masks(image, masks, "dense_crf", 0.5)
-    assert 1 <= len(kept) < 3  # some are confirmed, some are not
-    assert_array_equal(refine_one_by_one(image, masks, "dense_crf", 0.5)[0], together)
+    together, confirmed = refine_masks(image, upsample(masks, 96, 96), "dense_crf", 0.5)
+    assert 1 <= confirmed.sum() < 3
+    found, kept = refine_one_by_one(image, masks, "dense_crf", 0.5)
+    assert_array_equal(found, together[confirmed])
+    assert_array_equal(kept, np.flatnonzero(confirmed))

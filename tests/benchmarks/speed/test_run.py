@@ -16,7 +16,7 @@ from benchmarks.speed.report import BEGIN, END, digits, markdown, plot, write_ma
 from benchmarks.speed.run import masks_to_refine, run_benchmark
 from benchmarks.speed.tasks import AFTER, BEFORE
 from promerge_d2.labeler import ProMergeConfig
-from promerge_d2.labeler.refine.refinement import REFINERS
+from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.pseudo_labels import LocalEngine
 from promerge_d2.utils.errors import UserError
 from tests.benchmarks.speed.helpers import shorten_sweeps

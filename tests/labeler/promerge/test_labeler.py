@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from promerge_d2.labeler import ProMergeLabeler
-from promerge_d2.labeler.refine import refinement
+from promerge_d2.labeler.refine import REFINERS
 from tests.labeler.helpers import squares, stub
 
 
@@ -71,9 +71,8 @@ def test_reasons(settings, pixels, reason):
 
 
 def test_reason_when_refinement_rejects_all(monkeypatch):
-    monkeypatch.setitem(refinement.REFINERS, "dense_crf", lambda image, masks: ~masks)
-    monkeypatch.setattr(refinement, "_import_densecrf", lambda: None)
-    result = stub(refine="dense_crf").label(squares(60, 60, (3, 8, 2, 7)))
+    monkeypatch.setitem(REFINERS, "mean_field", lambda image, masks: ~masks)
+    result = stub(refine="mean_field").label(squares(60, 60, (3, 8, 2, 7)))
     assert result.reason == "all_rejected_by_refinement"
     assert result.records == []
 

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promerge_d2.labeler.refine.lattice import PermutohedralLattice
-from promerge_d2.labeler.refine.mean_field import _boxes, _group, infer_masks
-from promerge_d2.labeler.refine.refinement import (
+from promerge_d2.labeler.refine.crf import (
     CRF_BILATERAL,
     CRF_GAUSSIAN,
     dense_crf,
     mean_field,
     mean_field_near,
 )
+from promerge_d2.labeler.refine.lattice import PermutohedralLattice
+from promerge_d2.labeler.refine.mean_field import _boxes, _group, infer_masks
 
 GAUSSIAN = {"sxy": 1.5, "compat": 2}
 BILATERAL = {"sxy": 6, "srgb": 20, "compat": 3}

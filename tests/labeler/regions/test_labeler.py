@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from promerge_d2.labeler import RegionsLabeler
+from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler, RegionsConfig, RegionsLabeler
+from promerge_d2.labeler.refine.resize import upsample_smoothly
+from tests.labeler.helpers import grid
 
 
 def test_best_preset_scores_and_ranks(tiny):
@@ -33,3 +35,60 @@ def test_images_of_several_shapes_go_in_one_batch(tiny):
     ]
     together = list(labeler.label_batch(images, batch_size=4))
     assert [result.records for result in together] == [labeler(image) for image in images]
+
+
+def test_masks_that_are_not_confirmed_stay_as_they_were():
+    """The release, and so the other labelers, drop them."""
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+    image[8:32, 8:32] = (200, 30, 30)
+    masks = np.zeros((2, 10, 10), bool)
+    masks[0, 2:8, 2:8] = True  # the square
+    masks[1, 4:6, 4:6] = True  # a hole in it, which the CRF fills up
+    config = RegionsConfig(refine="mean_field")
+    refined, kept = RegionsLabeler.refine(image, masks, config)
+    assert kept.tolist() == [0, 1]
+    assert refined[0].sum() > upsample_smoothly(masks, 40, 40)[0].sum()  # the corners
+    assert np.array_equal(refined[1], upsample_smoothly(masks, 40, 40)[1])
+    refined_square = np.zeros((40, 40), bool)
+    refined_square[8:32, 8:32] = True
+    dropped, kept = ProMergeLabeler.refine(image, masks, ProMergeConfig(refine_min_iou=0.7))
+    assert kept.tolist() == [0]
+    assert np.array_equal(dropped[0], refined_square)
+
+
+def refine(masks, refiner, **settings):
+    """Refine masks of the grid at its own size, as ``RegionsLabeler`` does."""
+    image = np.zeros((*masks.shape[1:], 3), np.uint8)
+    return RegionsLabeler.refine(image, masks, RegionsConfig(**settings), refiner)
+
+
+def test_masks_kept_unrefined_have_no_holes():
+    ring = grid(".....", ".###.", ".#.#.", ".###.", ".....")[None]
+    refined, _ = refine(ring, lambda image, masks: np.zeros_like(masks))
+    assert np.array_equal(refined[0], grid(".....", ".###.", ".###.", ".###.", "....."))
+
+
+def test_small_fragments_leave():
+    mask = np.zeros((1, 8, 20), bool)
+    mask[0, 1:7, 1:11] = True  # 60
+    mask[0, 4, 13:18] = True  # 5, below a tenth
+    refined, _ = refine(mask, lambda image, masks: masks)
+    assert refined.sum() == 60
+    refined, _ = refine(mask, lambda image, masks: masks, min_fragment=0.08)
+    assert refined.sum() == 65
+
+
+def test_of_masks_that_grow_into_each_other_the_better_one_stays():
+    masks = np.zeros((3, 8, 20), bool)
+    masks[0, :4, :10] = masks[1, 4:, :10] = masks[2, :, 12:] = True
+
+    def grow(image, masks):
+        grown = masks.copy()
+        grown[:2, :, :10] = True
+        return grown
+
+    refined, kept = refine(masks, grow, refine_min_iou=0.5)
+    assert kept.tolist() == [0, 2]
+    assert refined[0].sum() == 80
+    _, kept = refine(masks, grow, refine_min_iou=0.5, max_iou=1.0)
+    assert kept.tolist() == [0, 1, 2]
