@@ -292,7 +292,10 @@ class Labeler(ABC):
                 maps, first = wait_for_features(), 0
                 for index in indices:
                     last = first + len(images[index].views)
-                    found[index], first = torch.stack(maps[first:last]), last
+                    # one map stays as it lies in memory: a copy's mean would round otherwise
+                    alone = last == first + 1
+                    found[index] = maps[first][None] if alone else torch.stack(maps[first:last])
+                    first = last
             seconds = (start_seconds + time.perf_counter() - started) / len(images)
             return [
                 ImageFeatures(
