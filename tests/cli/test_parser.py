@@ -85,7 +85,11 @@ def test_help_is_ok(capsys):
 
 
 def tool(body):
-    code = f"from promerge_d2.cli.parser import run_tool\n{body}\nrun_tool(main)"
+    # without detectron2, whose import takes seconds
+    code = (
+        "import sys\nsys.modules['detectron2'] = None\n"
+        f"from promerge_d2.cli.parser import run_tool\n{body}\nrun_tool(main)"
+    )
     return [sys.executable, "-c", code]
 
 

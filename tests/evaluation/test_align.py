@@ -56,13 +56,12 @@ def test_by_file_name(place, predicted, truth, pairs, unknown):
     [(["x/a.jpg", "y/a.jpg"], ["a.jpg"]), (["a.jpg"], ["x/a.jpg", "y/a.jpg"])],
 )
 def test_ambiguous_names_are_refused(place, predicted, truth):
-    with pytest.raises(UserError, match=r"a\.jpg is ambiguous: .*x/a\.jpg \(id .*y/a\.jpg \(id"):
+    with pytest.raises(UserError, match=r"x/a\.jpg \(id .*y/a\.jpg \(id"):
         place(predicted, truth)
 
 
 def test_same_file_name_twice_is_refused(place):
-    message = r"^p\.json: the images with id 11 and id 12 have the same file_name a\.jpg"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=r"^p\.json: .*\b11\b.*\b12\b.*file_name a\.jpg"):
         place(["a.jpg", "a.jpg"], ["a.jpg"])
 
 
@@ -75,23 +74,23 @@ def test_by_id_names_do_not_matter(coco):
 
 
 def test_nothing_matches(place):
-    with pytest.raises(UserError, match=r"for example q\.jpg \(id 11\), .* truth a\.jpg \(id 1\)"):
+    with pytest.raises(UserError, match=r"q\.jpg \(id 11\).* a\.jpg \(id 1\)"):
         place(["q.jpg"], ["a.jpg"])
-    with pytest.raises(UserError, match=r"matched by id.*q\.jpg \(id 11\).*--match file_name"):
+    with pytest.raises(UserError, match=r"q\.jpg \(id 11\).*--match file_name"):
         place(["q.jpg"], ["a.jpg"], match="id")
 
 
 def test_nothing_matches_in_a_result_list(coco):
     truth = parse_ground_truth(coco([]), "g")
     file = parse_predictions([{"image_id": "1", "bbox": [0, 0, 1, 1]}], "p")
-    with pytest.raises(UserError, match=r"for example id '1', .*0001\.jpg \(id 1\)"):
+    with pytest.raises(UserError, match=r"id '1'.*0001\.jpg \(id 1\)"):
         align_predictions(file, truth)
-    with pytest.raises(UserError, match="use --match id"):
+    with pytest.raises(UserError, match="--match id"):
         align_predictions(file, truth, "file_name")
 
 
 def test_unknown_mode(place):
-    with pytest.raises(UserError, match="choose from auto, id, file_name"):
+    with pytest.raises(UserError, match=r"'name'.*auto, id, file_name"):
         place(["a.jpg"], ["a.jpg"], match="name")
 
 
@@ -99,7 +98,7 @@ def test_missing_file_name(coco):
     truth = coco([])
     del truth["images"][0]["file_name"]
     truth = parse_ground_truth(truth, "g")
-    with pytest.raises(UserError, match=r"^g: the image id 1 has no file_name"):
+    with pytest.raises(UserError, match=r"^g: .*id 1 .*file_name"):
         align_predictions(parse_predictions(coco([]), "p"), truth)
 
 
@@ -113,13 +112,13 @@ def test_listed_size_disagrees(place, size, swapped):
     assert "a.jpg (id 11)" in text
     assert f"{size[0]} x {size[1]}" in text
     assert "200 x 100" in text
-    assert ("look swapped" in text) == swapped
+    assert ("swapped" in text) == swapped
 
 
 def test_mask_size_disagrees(coco):
     truth = parse_ground_truth(coco([]), "g")
     rows = [{"image_id": 1, "segmentation": {"size": [200, 100], "counts": [20000]}}]
-    message = r"record 0 on image 0001\.jpg \(id 1\): its mask is 100 x 200 .*look swapped"
+    message = r"record 0 on image 0001\.jpg \(id 1\): .*100 x 200.*swapped"
     with pytest.raises(UserError, match=message):
         align_predictions(parse_predictions(rows, "p"), truth)
 

@@ -102,9 +102,9 @@ def test_what_cannot_be_compared_is_refused(coco):
     other = _matches(coco([(1, *HIT), (1, *MISS)]), coco([(1, *HIT)]))
     more = _matches(coco([(1, *HIT)]), coco([(1, *HIT)]), max_detections=300)
     for second in (other, more):
-        with pytest.raises(UserError, match="not scored against the same ground truth"):
+        with pytest.raises(UserError, match="same ground truth"):
             bootstrap(one, second)
-    with pytest.raises(UserError, match="resamples is 0"):
+    with pytest.raises(UserError, match=r"resamples.*\b0\b"):
         bootstrap(one, resamples=0)
 
 

@@ -128,12 +128,12 @@ def test_boxes_only(coco, dataset):
 
 
 def test_errors(coco, dataset, tmp_path):
-    with pytest.raises(UserError, match="'promerge_test_unknown' has no 'json_file'"):
+    with pytest.raises(UserError, match=r"'promerge_test_unknown'.*'json_file'"):
         ClassAgnosticEvaluator("promerge_test_unknown")
     MetadataCatalog.remove("promerge_test_unknown")
     name = dataset(coco([(1, 20, 0, 40, 40)]))
     outputs = {1: _instances([[20, 0, 60, 40]], [float("nan")])}
-    with pytest.raises(UserError, match=rf"^the detections on {name}: record 0 .*score is nan"):
+    with pytest.raises(UserError, match=rf"^the detections on {name}: record 0 .*score.* nan"):
         _run(ClassAgnosticEvaluator(name, tmp_path / "out"), outputs)
     assert not (tmp_path / "out").exists()
 

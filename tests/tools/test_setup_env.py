@@ -60,12 +60,12 @@ def start(repository, **environment):
 
 
 def set_up(repository, **environment):
-    """Run it; returns the exit code, what it said and the commands that the interpreter got."""
+    """Run it; returns the exit code, what it output and the commands that the interpreter got."""
     log = repository.parent / "log"
     log.write_text("")
     process = start(repository, **environment)
-    said = process.communicate()[1]
-    return process.returncode, said, log.read_text().splitlines()
+    output = process.communicate()[1]
+    return process.returncode, output, log.read_text().splitlines()
 
 
 def installs(commands):
@@ -76,12 +76,12 @@ INSTALLED = [".[dev]", ".[crf]", "tools/install_detectron2.py", "tools/requireme
 
 
 def test_makes_the_environment_once(repository):
-    code, said, commands = set_up(repository)
-    assert code == 0, said
+    code, output, commands = set_up(repository)
+    assert code == 0, output
     assert commands[0] == f"-m venv {repository}/.venv"
     assert installs(commands) == INSTALLED
     assert "--require-hashes" in commands[-1]
-    assert "5 GB" in said
+    assert "5 GB" in output
     assert set_up(repository) == (0, "", [])
 
 
@@ -99,30 +99,28 @@ def test_a_copied_environment_is_made_anew(repository):
     set_up(repository)
     copy = repository.with_name("copy")
     shutil.copytree(repository, copy)
-    code, said, commands = set_up(copy)
+    code, output, commands = set_up(copy)
     assert code == 0
-    assert f"making .venv anew: it was made in another folder, {repository}/.venv" in said
+    assert f"{repository}/.venv" in output
     assert commands[0] == f"-m venv {copy}/.venv"
     assert installs(commands) == INSTALLED
 
 
-@pytest.mark.parametrize(
-    ("part", "reason"), [("python", "its Python does not run"), ("pip", "it has no pip")]
-)
+@pytest.mark.parametrize(("part", "reason"), [("python", "Python"), ("pip", "pip")])
 def test_a_broken_environment_is_made_anew(repository, part, reason):
     set_up(repository)
     (repository / ".venv" / "bin" / part).unlink()
-    code, said, commands = set_up(repository)
+    code, output, commands = set_up(repository)
     assert code == 0
-    assert f"making .venv anew: {reason}" in said
+    assert reason in output
     assert commands[0] == f"-m venv {repository}/.venv"
 
 
 def test_goes_on_without_pydensecrf(repository):
-    code, said, commands = set_up(repository, FAIL=".[crf]")
+    code, output, commands = set_up(repository, FAIL=".[crf]")
     assert code == 0
-    assert "WARNING: pydensecrf2 could not be built" in said
-    assert "--refine dense_crf" in said
+    assert "WARNING: pydensecrf2" in output
+    assert "--refine dense_crf" in output
     assert installs(commands) == [".[dev]", *INSTALLED[2:]]
 
 
@@ -137,30 +135,30 @@ def test_a_failed_step_fails_and_is_taken_up_again(repository, step):
 
 
 def test_an_old_python_is_refused(repository):
-    code, said, commands = set_up(repository, FAIL="version_info")
+    code, output, commands = set_up(repository, FAIL="version_info")
     assert code == 1
-    assert "Python 3.9.9, but 3.10 or newer is needed" in said
-    assert "PYTHON=" in said
+    assert "3.9.9" in output
+    assert "PYTHON=" in output
     assert commands == []
 
 
 def test_a_python_without_venv_is_refused(repository):
-    code, said, commands = set_up(repository, FAIL="ensurepip")
+    code, output, commands = set_up(repository, FAIL="ensurepip")
     assert code == 1
-    assert "apt-get install python3-venv" in said
+    assert "python3-venv" in output
     assert commands == []
 
 
 def test_a_python_that_is_not_there_is_refused(repository):
-    code, said, _ = set_up(repository, PYTHON="no-such-python")
+    code, output, _ = set_up(repository, PYTHON="no-such-python")
     assert code == 1
-    assert "there is no no-such-python" in said
+    assert "no-such-python" in output
 
 
 def test_two_at_once_install_once(repository):
     processes = [start(repository, SLOW="0.2") for _ in range(2)]
-    said = sorted(process.communicate()[1] for process in processes)
+    output = sorted(process.communicate()[1] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
-    assert any("another set-up is running here" in text for text in said)
+    assert any("another set-up" in text for text in output)
     commands = (repository.parent / "log").read_text().splitlines()
     assert installs(commands) == INSTALLED

@@ -17,19 +17,19 @@ def save(path, image, **options):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(ImageError, match=r"cannot read the image .*gone\.jpg: No such file"):
+    with pytest.raises(ImageError, match=r"gone\.jpg: No such file"):
         load_image(tmp_path / "gone.jpg")
 
 
 def test_folder(tmp_path):
-    with pytest.raises(ImageError, match=r"cannot read the image .*: Is a directory"):
+    with pytest.raises(ImageError, match=r": Is a directory"):
         load_image(tmp_path)
 
 
 def test_truncated_jpeg(tmp_path):
     path = save(tmp_path / "cut.jpg", photo(200, 300))
     path.write_bytes(path.read_bytes()[:4000])
-    with pytest.raises(ImageError, match=r"cannot read the image .*cut\.jpg: .*truncated"):
+    with pytest.raises(ImageError, match=r"cut\.jpg: .*truncated"):
         load_image(path)
 
 
@@ -46,7 +46,7 @@ def test_truncated_jpeg_opened_by_the_caller(tmp_path):
 def test_no_image_at_all(tmp_path, content):
     path = tmp_path / "text.jpg"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"cannot read the image .*text\.jpg: "):
+    with pytest.raises(ImageError, match=r"text\.jpg: "):
         load_image(path)
 
 
@@ -112,10 +112,10 @@ def test_sixteen_bits_are_scaled(tmp_path):
 
 def test_samples_of_unknown_range_are_refused(tmp_path):
     Image.fromarray(np.array([[70000]], np.int32)).save(tmp_path / "i.tif")
-    with pytest.raises(ImageError, match=r"i\.tif has 32-bit samples outside 0\.\.65535"):
+    with pytest.raises(ImageError, match=r"i\.tif .*65535"):
         load_image(tmp_path / "i.tif")
     Image.fromarray(np.array([[0.5]], np.float32)).save(tmp_path / "f.tif")
-    with pytest.raises(ImageError, match=r"f\.tif has floating-point samples"):
+    with pytest.raises(ImageError, match=r"f\.tif .*floating-point"):
         load_image(tmp_path / "f.tif")
 
 
@@ -199,7 +199,7 @@ def test_large_images_are_read_without_a_warning(tmp_path, monkeypatch, recwarn)
     assert load_image(path).shape == (10, 15, 3)
     assert not [w for w in recwarn if issubclass(w.category, Image.DecompressionBombWarning)]
     path = save(tmp_path / "bomb.png", photo(20, 15))
-    with pytest.raises(ImageError, match=r"cannot read the image .*bomb\.png: .*exceeds limit"):
+    with pytest.raises(ImageError, match=r"bomb\.png: "):
         load_image(path)
 
 
