@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from promerge_d2.coco.read import ImageInfo, iter_objects, read_images
+from official.files import image_size, inside
+from official.readers import Record, Source, one_of
 from promerge_d2.cli.parser import ArgumentParser
+from promerge_d2.coco.read import ImageInfo, iter_objects, read_images
+from promerge_d2.data.benchmarks import BENCHMARKS, Benchmark
 from promerge_d2.utils.errors import EXIT_OK, UserError
 from promerge_d2.utils.files import atomic_path, check_writable, sha256_of, write_json
 from promerge_d2.utils.progress import progress
-from promerge_d2.data.benchmarks import BENCHMARKS, Benchmark
-from official.files import image_size, inside
-from official.readers import Record, Source, one_of
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from official.files import image_size, need
 from promerge_d2.coco.sections import Sections
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import read_json
-from official.files import image_size, need
 
 Record = dict[str, Any]
 
