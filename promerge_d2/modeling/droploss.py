@@ -1,14 +1,21 @@
 """RoI heads for pseudo-labels: DropLoss, and losses that know how sure a label is.
 
-DropLoss: no punishment for boxes where no pseudo-label is (CutLER; promerge.md B2). Ignored
-regions, weights and soft targets are our own; they do nothing unless the data has their fields.
+DropLoss does not punish boxes where no pseudo-label is (CutLER; docs/recipe.md). Ignored regions,
+weights and soft targets are our own; they do nothing unless the data has their fields.
 
-Shape letters: R proposals of all images, F of them matched to a target.
+What the losses need beyond detectron2's fields, the heads put on the proposals where they label
+them, as detectron2 does with ``gt_classes``:
+
+- ``targets`` (R, T, 4) float: the boxes of all targets of the image, the same for each proposal;
+- ``ignored`` (R,) bool, only where the data says what to ignore: whether a proposal would be
+  matched to something ignored;
+- ``gt_weights``, ``gt_soft`` (R,) float: of the target that a proposal is matched to.
+
+Shape letters: R proposals of an image or of all images, T targets of an image, F proposals that are
+matched to a target. Boxes are XYXY in pixels of the padded image.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import fvcore.nn
 import torch
@@ -21,13 +28,14 @@ from detectron2.modeling.roi_heads import (
     ROI_MASK_HEAD_REGISTRY,
     CascadeROIHeads,
     MaskRCNNConvUpsampleHead,
+    ROIHeads,
     StandardROIHeads,
 )
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 
-from promerge_d2.modeling.ignoring import in_ignored, split_ignored
+from promerge_d2.modeling.ignoring import in_ignored, split_ignored, without_masks
 
 
 class DropLossOutputLayers(FastRCNNOutputLayers):
@@ -46,24 +54,16 @@ class DropLossOutputLayers(FastRCNNOutputLayers):
         input_shape: of the box head's output.
         iou_threshold: in [0, 1]; negative drops nothing.
         **kwargs: of ``FastRCNNOutputLayers``.
-
-    Attributes:
-        targets: the boxes of each image in the batch, set before the losses.
-        ignored: what is ignored in each, set before the losses; empty: nothing anywhere.
-        matcher: what matched the proposals to targets; needed where something is ignored.
     """
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, iou_threshold: float, **kwargs) -> None:  # noqa: ANN003
         super().__init__(input_shape, **kwargs)
         self.iou_threshold = iou_threshold
-        self.targets: list[Boxes] = []
-        self.ignored: list[Instances] = []
-        self.matcher: Matcher | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        """Constructor arguments from the configuration."""
+        """Return the constructor's arguments."""
         return {
             **super().from_config(cfg, input_shape),
             "iou_threshold": cfg.MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH,
@@ -72,11 +72,12 @@ class DropLossOutputLayers(FastRCNNOutputLayers):
     def losses(
         self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
     ) -> dict[str, torch.Tensor]:
-        """The losses of ``FastRCNNOutputLayers``, weighted.
+        """Compute the losses of ``FastRCNNOutputLayers``, weighted.
 
         Args:
             predictions: scores (R, classes + 1) and box deltas (R, 4), or (R, 4 * classes).
-            proposals: one Instances an image, with ``gt_classes``.
+            proposals: one Instances an image, with ``gt_classes``, ``targets`` and what else the
+                module's docstring lists.
 
         Returns:
             ``loss_cls`` and ``loss_box_reg``, scalars.
@@ -88,10 +89,12 @@ class DropLossOutputLayers(FastRCNNOutputLayers):
         classes = torch.cat([p.gt_classes for p in proposals])
         objects = classes != self.num_classes
         kept = self.weights(predictions, proposals)
-        ignored = self.is_ignored(proposals) & ~objects
-        self._log(kept, ignored, classes)
-        label_weights = of_proposals(proposals, "gt_weights")
-        weights = kept * ~ignored
+        ignored = concat_field(proposals, "ignored", False)
+        if ignored is not None:
+            ignored = ignored & ~objects
+        self._log(kept, ignored, objects, proposals)
+        label_weights = concat_field(proposals, "gt_weights", 1.0)
+        weights = kept if ignored is None else kept * ~ignored
         loss = F.cross_entropy(scores, classes, reduction="none")
         if label_weights is not None:
             weights = weights * torch.where(objects, label_weights, 1.0)
@@ -99,7 +102,7 @@ class DropLossOutputLayers(FastRCNNOutputLayers):
                 (self._box_losses(deltas, proposals, classes) * label_weights[objects]).sum()
                 / len(classes)
             )
-        soft = of_proposals(proposals, "gt_soft")
+        soft = concat_field(proposals, "gt_soft", 1.0)
         if soft is not None:
             share = torch.where(objects, soft, 1.0)
             background = torch.full_like(classes, self.num_classes)
@@ -113,12 +116,11 @@ class DropLossOutputLayers(FastRCNNOutputLayers):
     def weights(
         self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
     ) -> torch.Tensor:
-        """DropLoss's weight (R,) float of every proposal: 0 dropped, 1 kept."""
+        """Return DropLoss's weight (R,) float of every proposal: 0 dropped, 1 kept."""
         kept = []
-        for boxes, targets in zip(
-            self.predict_boxes(predictions, proposals), self.targets, strict=True
-        ):
-            if len(targets) and len(boxes):
+        for boxes, image in zip(self.predict_boxes(predictions, proposals), proposals, strict=True):
+            if image.targets.numel():
+                targets = Boxes(image.targets[0])
                 iou = pairwise_iou(Boxes(boxes.reshape(-1, 4)), targets).amax(dim=1)
                 best = iou.reshape(len(boxes), -1).amax(dim=1)  # of the boxes of all classes
                 kept.append((best > self.iou_threshold).to(boxes))
@@ -126,22 +128,10 @@ class DropLossOutputLayers(FastRCNNOutputLayers):
                 kept.append(boxes.new_ones(len(boxes)))
         return torch.cat(kept)
 
-    def is_ignored(self, proposals: list[Instances]) -> torch.Tensor:
-        """Which proposals (R,) bool would be matched to something ignored."""
-        if not any(map(len, self.ignored)):
-            count = sum(map(len, proposals))
-            return torch.zeros(count, dtype=torch.bool, device=proposals[0].gt_classes.device)
-        return torch.cat(
-            [
-                in_ignored(image.proposal_boxes, ignored, self.matcher)
-                for image, ignored in zip(proposals, self.ignored, strict=True)
-            ]
-        )
-
     def _box_losses(
         self, deltas: torch.Tensor, proposals: list[Instances], classes: torch.Tensor
     ) -> torch.Tensor:
-        """Regression loss (F,) of every proposal that is matched to a target."""
+        """Compute the regression loss (F,) of every proposal that is matched to a target."""
         objects = classes != self.num_classes
         boxes = torch.cat([p.proposal_boxes.tensor for p in proposals])[objects]
         wanted = torch.cat(
@@ -157,57 +147,91 @@ class DropLossOutputLayers(FastRCNNOutputLayers):
         found = self.box2box_transform.apply_deltas(moves, boxes)
         return kinds[self.box_reg_loss_type](found, wanted, reduction="none")
 
-    def _log(self, kept: torch.Tensor, ignored: torch.Tensor, classes: torch.Tensor) -> None:
+    def _log(
+        self,
+        kept: torch.Tensor,
+        ignored: torch.Tensor | None,
+        objects: torch.Tensor,
+        proposals: list[Instances],
+    ) -> None:
+        """Log what is dropped and what is ignored; waits for the GPU once."""
+        counts = [objects.sum(), kept.sum(), (kept * objects).sum()]
+        if ignored is not None:
+            counts.append(ignored.sum())
+        foreground, all_kept, kept_foreground, *ignored_background = torch.stack(
+            [count.float() for count in counts]
+        ).tolist()
+        background = len(objects) - foreground
         storage = get_event_storage()
-        background = classes == self.num_classes
-        for name, group in (("background", background), ("foreground", ~background)):
-            if group.any():
-                storage.put_scalar(f"droploss/kept_{name}", kept[group].mean().item())
-        without = sum(len(targets) == 0 for targets in self.targets)
+        if background:
+            kept_background = all_kept - kept_foreground
+            storage.put_scalar("droploss/kept_background", kept_background / background)
+        if foreground:
+            storage.put_scalar("droploss/kept_foreground", kept_foreground / foreground)
+        without = sum(image.targets.shape[1] == 0 for image in proposals)
         storage.put_scalar("droploss/images_without_targets", without)
-        if self.ignored:
-            share = ignored.sum().item() / max(1, background.sum().item())
-            storage.put_scalar("ignored_background", share)
+        for count in ignored_background:
+            storage.put_scalar("ignored_background", count / max(1, background))
 
 
-def of_proposals(proposals: list[Instances], name: str) -> torch.Tensor | None:
-    """A field (R,) of all proposals, 1 where an image has no target; None where none has it."""
+def concat_field(
+    proposals: list[Instances], name: str, default: float | bool
+) -> torch.Tensor | None:
+    """Return a field (R,) of all proposals, or None where no image has it.
+
+    Args:
+        proposals: one Instances an image, with ``gt_classes``.
+        name: of the field.
+        default: its value in images that lack it, since they have no target.
+    """
     if not any(image.has(name) for image in proposals):
         return None
     fields = [
         image.get(name)
         if image.has(name)
-        else torch.ones(len(image), device=image.gt_classes.device)
+        else torch.full((len(image),), default, device=image.gt_classes.device)
         for image in proposals
     ]
     return torch.cat(fields)
 
 
-def set_loss_targets(
-    predictors: Sequence[DropLossOutputLayers],
-    matchers: Sequence[Matcher],
-    targets: list[Instances],
-) -> list[Instances]:
-    """Give box predictors what their losses need.
+def add_loss_fields(
+    proposals: list[Instances],
+    trained: list[Instances],
+    ignored: list[Instances],
+    matcher: Matcher,
+) -> None:
+    """Put ``targets`` and, where the data says what to ignore, ``ignored`` on proposals.
 
     Args:
-        predictors: of every stage.
-        matchers: what matches proposals to targets in each.
-        targets: of each image, ignored ones among them or not.
-
-    Returns:
-        The targets of each image without the ignored.
+        proposals: of each image, with ``proposal_boxes``; changed in place.
+        trained: the targets of each image.
+        ignored: what is ignored in each image, of ``split_ignored``.
+        matcher: what matches these proposals to targets.
     """
-    trained, ignored = split_ignored(targets)
-    for predictor, matcher in zip(predictors, matchers, strict=True):
-        predictor.targets = [target.gt_boxes for target in trained]
-        predictor.ignored = ignored if any(target.has("gt_ignore") for target in targets) else []
-        predictor.matcher = matcher
-    return trained
+    known = any(truth.has("gt_ignore") for truth in trained)
+    for image, truth, rest in zip(proposals, trained, ignored, strict=True):
+        image.targets = truth.gt_boxes.tensor.expand(len(image), -1, -1)
+        if known:
+            image.ignored = in_ignored(image.proposal_boxes, rest, matcher)
+
+
+class _LabelsForLosses(ROIHeads):
+    """Put what the losses need on the sampled proposals, before any class of detectron2's."""
+
+    @torch.no_grad()
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """Do as ``ROIHeads`` does, and add what the first stage's losses need."""
+        trained, ignored = split_ignored(targets)
+        sampled = super().label_and_sample_proposals(proposals, trained)
+        add_loss_fields(sampled, trained, ignored, self.proposal_matcher)
+        return sampled
 
 
 @ROI_HEADS_REGISTRY.register()
-class DropLossCascadeROIHeads(CascadeROIHeads):
+class DropLossCascadeROIHeads(_LabelsForLosses, CascadeROIHeads):
     """``CascadeROIHeads`` with DropLoss in every stage.
 
     The threshold is ``MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH``. Predicted boxes are compared with
@@ -225,19 +249,15 @@ class DropLossCascadeROIHeads(CascadeROIHeads):
         ]
         return parts
 
-    def forward(self, images, features, proposals, targets=None):  # noqa: ANN001, ANN201
-        """See ``CascadeROIHeads``."""
-        if self.training:
-            targets = set_loss_targets(self.box_predictor, self.proposal_matchers, targets)
-        return super().forward(images, features, proposals, targets)
-
     @torch.no_grad()
     def _match_and_label_boxes(
         self, proposals: list[Instances], stage: int, targets: list[Instances]
     ) -> list[Instances]:
-        """detectron2's, which hands on boxes and classes only; here what a label weighs too."""
-        proposals = super()._match_and_label_boxes(proposals, stage, targets)
-        for image, truth in zip(proposals, targets, strict=True):
+        """Do as ``CascadeROIHeads`` does, and add what a later stage's losses need."""
+        trained, ignored = split_ignored(without_masks(targets))
+        proposals = super()._match_and_label_boxes(proposals, stage, trained)
+        add_loss_fields(proposals, trained, ignored, self.proposal_matchers[stage])
+        for image, truth in zip(proposals, trained, strict=True):
             names = [name for name in ("gt_weights", "gt_soft") if truth.has(name)]
             if len(truth) and names:
                 best = pairwise_iou(truth.gt_boxes, image.proposal_boxes).max(dim=0).indices
@@ -247,7 +267,7 @@ class DropLossCascadeROIHeads(CascadeROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class DropLossStandardROIHeads(StandardROIHeads):
+class DropLossStandardROIHeads(_LabelsForLosses, StandardROIHeads):
     """``StandardROIHeads`` with DropLoss in its box head; see ``DropLossCascadeROIHeads``."""
 
     @classmethod
@@ -256,31 +276,28 @@ class DropLossStandardROIHeads(StandardROIHeads):
         parts["box_predictor"] = DropLossOutputLayers(cfg, parts["box_head"].output_shape)
         return parts
 
-    def forward(self, images, features, proposals, targets=None):  # noqa: ANN001, ANN201
-        """See ``StandardROIHeads``."""
-        if self.training:
-            targets = set_loss_targets([self.box_predictor], [self.proposal_matcher], targets)
-        return super().forward(images, features, proposals, targets)
-
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class WeightedMaskHead(MaskRCNNConvUpsampleHead):
     """detectron2's mask head; the loss of proposals with ``gt_weights`` is multiplied by it."""
 
     def forward(self, x: torch.Tensor, instances: list[Instances]) -> dict | list[Instances]:
-        """See ``BaseMaskRCNNHead``; the weighted loss is divided by the number of masks."""
+        """Do as ``BaseMaskRCNNHead`` does; the weighted loss is divided by the number of masks."""
         if not self.training or not any(image.has("gt_weights") for image in instances):
             return super().forward(x, instances)
         return {"loss_mask": self.loss_weight * weighted_mask_loss(self.layers(x), instances)}
 
 
 def weighted_mask_loss(logits: torch.Tensor, instances: list[Instances]) -> torch.Tensor:
-    """Cross-entropy of masks, each weighted, over their number.
+    """Compute the cross-entropy of masks, each weighted, over their number.
 
     Args:
-        logits: (F, 1 or classes, m, m).
+        logits: (F, 1 or classes, m, m) float, over the proposals' boxes.
         instances: F in all images, with ``gt_masks``, ``gt_classes``, ``proposal_boxes`` and, where
             an image has targets, ``gt_weights``.
+
+    Returns:
+        The loss, a scalar; 0 without masks.
     """
     if not len(logits):
         return logits.sum() * 0
@@ -295,4 +312,4 @@ def weighted_mask_loss(logits: torch.Tensor, instances: list[Instances]) -> torc
     channels = torch.zeros_like(classes) if logits.shape[1] == 1 else classes
     logits = logits[torch.arange(len(logits)), channels]
     losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((1, 2))
-    return (losses * of_proposals(instances, "gt_weights")).mean()
+    return (losses * concat_field(instances, "gt_weights", 1.0)).mean()

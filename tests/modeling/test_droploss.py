@@ -20,7 +20,8 @@ from promerge_d2.modeling import (
     DropLossOutputLayers,
     DropLossStandardROIHeads,
 )
-from promerge_d2.modeling.droploss import weighted_mask_loss
+from promerge_d2.modeling.droploss import add_loss_fields, weighted_mask_loss
+from promerge_d2.modeling.ignoring import split_ignored
 from tests.helpers import ROOT, square
 
 SIZE = (100, 100)
@@ -43,12 +44,16 @@ def predictor(threshold):
     )
 
 
-def proposals_of(boxes, classes):
-    """Proposals of one image; class 0 is the object, 1 the background."""
+TARGET = [0, 0, 20, 20]
+
+
+def proposals_of(boxes, classes, targets=(TARGET,)):
+    """Proposals of one image with its targets; class 0 is the object, 1 the background."""
     proposals = Instances(SIZE)
     proposals.proposal_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     proposals.gt_boxes = proposals.proposal_boxes.clone()
     proposals.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    proposals.targets = targets_of(*targets).tensor.expand(len(proposals), -1, -1)
     return proposals
 
 
@@ -59,9 +64,6 @@ def targets_of(*boxes):
 def still(count):
     """Equal scores, and deltas that leave the proposals where they are."""
     return torch.zeros(count, 2), torch.zeros(count, 4)
-
-
-TARGET = [0, 0, 20, 20]
 
 
 @pytest.mark.parametrize(
@@ -79,22 +81,20 @@ def test_a_proposal_is_dropped_up_to_the_threshold(box, iou, weight):
     x = max(0, min(box[2], 20) - box[0]) * max(0, min(box[3], 20) - box[1])
     assert x / (400 + (box[2] - box[0]) * (box[3] - box[1]) - x) == iou
     layer = predictor(0.25)
-    layer.targets = [targets_of(TARGET)]
     assert layer.weights(still(1), [proposals_of([box], [1])]).tolist() == [weight]
 
 
 def test_the_published_threshold():
     # 400 of 40,000 pixels: IoU 0.01, dropped; one column more: 0.01005, kept.
     layer = predictor(0.01)
-    layer.targets = [targets_of([0, 0, 400, 100])]
     boxes = [[0, 0, 20, 20], [0, 0, 20.1, 20]]
-    assert layer.weights(still(2), [proposals_of(boxes, [1, 1])]).tolist() == [0, 1]
+    proposals = proposals_of(boxes, [1, 1], targets=[[0, 0, 400, 100]])
+    assert layer.weights(still(2), [proposals]).tolist() == [0, 1]
 
 
 def test_the_predicted_box_counts_not_the_proposal():
     # dx moves a box by its own width times dx: the first leaves the target, the second enters.
     layer = predictor(0.01)
-    layer.targets = [targets_of(TARGET)]
     proposals = proposals_of([[0, 0, 20, 20], [60, 0, 80, 20]], [0, 1])
     scores, _ = still(2)
     deltas = torch.tensor([[3.0, 0, 0, 0], [-3.0, 0, 0, 0]])
@@ -104,7 +104,6 @@ def test_the_predicted_box_counts_not_the_proposal():
 
 def test_the_box_of_any_class_counts():
     layer = predictor(0.01)
-    layer.targets = [targets_of(TARGET)]
     there, away = [0.0, 0, 0, 0], [3.0, 0, 0, 0]
     deltas = torch.tensor([[*there, *away], [*away, *there], [*away, *away]])
     images = [proposals_of([TARGET] * 3, [0, 1, 2])]
@@ -114,15 +113,14 @@ def test_the_box_of_any_class_counts():
 def test_the_predicted_box_is_not_clipped_to_the_image():
     # At 90..110 of an image of 100, half of the box is outside: IoU 200/400 clipped would be 1.
     layer = predictor(0.6)
-    layer.targets = [targets_of([90, 0, 100, 20])]
+    proposals = proposals_of([[70, 0, 90, 20]], [1], targets=[[90, 0, 100, 20]])
     scores, _ = still(1)
     moved = torch.tensor([[1.0, 0, 0, 0]])  # 70..90 to 90..110
-    assert layer.weights((scores, moved), [proposals_of([[70, 0, 90, 20]], [1])]).tolist() == [0]
+    assert layer.weights((scores, moved), [proposals]).tolist() == [0]
 
 
 def test_the_loss_is_divided_by_all_proposals():
     layer = predictor(0.01)
-    layer.targets = [targets_of(TARGET)]
     boxes = [TARGET, [50, 50, 60, 60], [60, 60, 70, 70], [10, 10, 40, 40]]
     proposals = proposals_of(boxes, [0, 1, 1, 1])
     # Two of four are dropped; the kept ones each cost ln 2.
@@ -135,9 +133,8 @@ def test_the_loss_is_divided_by_all_proposals():
 
 
 def test_foreground_can_be_dropped_like_background():
-    # A proposal on an object whose predicted box went astray (promerge.md B2: both alike).
+    # A proposal on an object whose predicted box went astray: both kinds alike, docs/recipe.md.
     layer = predictor(0.01)
-    layer.targets = [targets_of(TARGET)]
     scores, _ = still(1)
     astray = torch.tensor([[4.0, 0, 0, 0]])
     losses = layer.losses((scores, astray), [proposals_of([TARGET], [0])])
@@ -149,7 +146,6 @@ def test_box_regression_is_not_dropped():
     proposals = proposals_of([TARGET, [50, 50, 60, 60]], [0, 1])
     proposals.gt_boxes = Boxes(torch.tensor([[0, 0, 20, 30], TARGET], dtype=torch.float32))
     layer = predictor(0.01)
-    layer.targets = [targets_of(TARGET)]
     # centre 5 lower of 20, height times 1.5: |5/20| + ln 1.5, over two proposals
     wanted = (0.25 + math.log(1.5)) / 2
     assert layer.losses(still(2), [proposals])["loss_box_reg"].item() == pytest.approx(wanted)
@@ -157,7 +153,6 @@ def test_box_regression_is_not_dropped():
 
 def test_the_gradient_goes_through_scores_of_kept_proposals_only():
     layer = predictor(0.01)
-    layer.targets = [targets_of(TARGET)]
     proposals = proposals_of([TARGET, [50, 50, 60, 60]], [1, 1])  # no regression on background
     scores = torch.zeros(2, 2, requires_grad=True)
     deltas = torch.zeros(2, 4, requires_grad=True)
@@ -170,8 +165,7 @@ def test_the_gradient_goes_through_scores_of_kept_proposals_only():
 
 def test_an_image_without_targets_keeps_the_ordinary_loss():
     layer = predictor(0.01)
-    layer.targets = [targets_of(), targets_of(TARGET)]
-    empty = proposals_of([[0, 0, 5, 5], [50, 50, 60, 60]], [1, 1])
+    empty = proposals_of([[0, 0, 5, 5], [50, 50, 60, 60]], [1, 1], targets=[])
     other = proposals_of([TARGET, [50, 50, 60, 60]], [0, 1])
     assert layer.weights(still(4), [empty, other]).tolist() == [1, 1, 1, 0]
     assert layer.losses(still(4), [empty, other])["loss_cls"].item() == pytest.approx(3 * LN2 / 4)
@@ -179,34 +173,30 @@ def test_an_image_without_targets_keeps_the_ordinary_loss():
 
 def test_targets_of_one_image_do_not_count_for_another():
     layer = predictor(0.01)
-    layer.targets = [targets_of([80, 80, 90, 90]), targets_of(TARGET)]
     boxes = [TARGET, [80, 80, 90, 90]]
-    images = [proposals_of(boxes, [1, 1]), proposals_of(boxes, [1, 1])]
+    images = [proposals_of(boxes, [1, 1], targets=[target]) for target in boxes[::-1]]
     assert layer.weights(still(4), images).tolist() == [0, 1, 1, 0]
 
 
 def test_all_targets_count_even_those_that_no_proposal_was_matched_to():
     # Every proposal was matched to the first target; the released code would not see the second.
     layer = predictor(0.01)
-    layer.targets = [targets_of(TARGET, [60, 60, 80, 80])]
-    proposals = proposals_of([TARGET, [65, 65, 85, 85], [30, 30, 50, 50]], [0, 1, 1])
+    boxes = [TARGET, [65, 65, 85, 85], [30, 30, 50, 50]]
+    proposals = proposals_of(boxes, [0, 1, 1], targets=[TARGET, [60, 60, 80, 80]])
     proposals.gt_boxes = Boxes(torch.tensor([TARGET] * 3, dtype=torch.float32))
     assert layer.weights(still(3), [proposals]).tolist() == [1, 1, 0]
 
 
 def test_an_image_without_proposals():
     layer = predictor(0.01)
-    layer.targets = [targets_of(TARGET), targets_of(TARGET)]
     images = [proposals_of([], []), proposals_of([TARGET], [0])]
     assert layer.weights(still(1), images).tolist() == [1]
-    layer.targets = [targets_of(TARGET)]
     losses = layer.losses(still(0), [proposals_of([], [])])
     assert losses["loss_cls"].item() == 0
 
 
 def test_a_negative_threshold_is_the_ordinary_loss():
     layer = predictor(-1.0)
-    layer.targets = [targets_of(TARGET)]
     proposals = proposals_of([TARGET, [50, 50, 60, 60], [30, 0, 45, 20]], [0, 1, 1])
     torch.manual_seed(0)
     predictions = torch.randn(3, 2), torch.randn(3, 4)
@@ -224,49 +214,63 @@ def test_a_negative_threshold_is_the_ordinary_loss():
 
 def test_what_is_logged(storage):
     layer = predictor(0.01)
-    layer.targets = [targets_of(TARGET), targets_of()]
     boxes = [TARGET, [50, 50, 60, 60], [60, 60, 70, 70], [10, 10, 40, 40]]
-    images = [proposals_of(boxes, [0, 1, 1, 1]), proposals_of([], [])]
+    images = [proposals_of(boxes, [0, 1, 1, 1]), proposals_of([], [], targets=[])]
     layer.losses(still(4), images)
     latest = {name: value for name, (value, _) in storage.latest().items()}
     assert latest["droploss/kept_foreground"] == 1
     assert latest["droploss/kept_background"] == pytest.approx(1 / 3)
     assert latest["droploss/images_without_targets"] == 1
+    assert "ignored_background" not in latest
 
 
 # Ignored, weighted and soft labels
 
 
-def ignored_of(*boxes):
-    """Labels that were left out of one image."""
-    left_out = Instances(SIZE)
-    left_out.gt_boxes = targets_of(*boxes)
-    left_out.gt_ignore = torch.full((len(boxes),), LEFT_OUT)
-    return left_out
-
-
 def test_background_at_an_ignored_label_is_not_punished(storage):
     layer = predictor(-1.0)
-    layer.targets = [targets_of(TARGET), targets_of(TARGET)]
-    layer.ignored = [ignored_of([50, 50, 70, 70]), ignored_of()]
-    layer.matcher = Matcher([0.5], [0, 1])
-    # an object, IoU 1 with the ignored, IoU 0.45 with it, far away
     boxes = [TARGET, [50, 50, 70, 70], [50, 50, 70, 59], [80, 0, 90, 10]]
     images = [proposals_of(boxes, [0, 1, 1, 1]), proposals_of(boxes, [0, 1, 1, 1])]
-    assert layer.is_ignored(images).tolist() == [False, True, False, False] + [False] * 4
+    for image, rest in zip(images, ([False, True, False, False], [False] * 4), strict=True):
+        image.ignored = torch.tensor(rest)
     loss = layer.losses(still(8), images)["loss_cls"].item()
     assert loss == pytest.approx(7 * LN2 / 8)
     assert storage.latest()["ignored_background"][0] == pytest.approx(1 / 6)
 
 
 def test_an_object_near_an_ignored_label_stays_an_object():
-    layer = predictor(-1.0)
-    layer.targets = [targets_of(TARGET)]
-    layer.ignored = [ignored_of(TARGET)]
-    layer.matcher = Matcher([0.5], [0, 1])
-    assert layer.losses(still(1), [proposals_of([TARGET], [0])])["loss_cls"].item() == (
-        pytest.approx(LN2)
-    )
+    image = proposals_of([TARGET], [0])
+    image.ignored = torch.tensor([True])
+    loss = predictor(-1.0).losses(still(1), [image])["loss_cls"].item()
+    assert loss == pytest.approx(LN2)
+
+
+def labels_of(boxes, kinds):
+    """Labels of one image: TRAINED or LEFT_OUT each."""
+    labels = Instances(SIZE)
+    labels.gt_boxes = targets_of(*boxes)
+    labels.gt_ignore = torch.tensor(kinds, dtype=torch.int64)
+    return labels
+
+
+def test_what_the_losses_need_is_put_on_the_proposals():
+    left_out = [50, 50, 70, 70]
+    labels = [labels_of([TARGET, left_out], [TRAINED, LEFT_OUT]), labels_of([TARGET], [TRAINED])]
+    # an object, IoU 1 with the ignored, IoU 0.45 with it, far away
+    boxes = [TARGET, left_out, [50, 50, 70, 59], [80, 0, 90, 10]]
+    images = [proposals_of(boxes, [0, 1, 1, 1]), proposals_of(boxes, [0, 1, 1, 1])]
+    add_loss_fields(images, *split_ignored(labels), Matcher([0.5], [0, 1]))
+    assert [image.ignored.tolist() for image in images] == [
+        [False, True, False, False],
+        [False] * 4,
+    ]
+    assert images[0].targets.tolist() == [[TARGET]] * 4
+    for image in labels:
+        image.remove("gt_ignore")
+    bare = [proposals_of(boxes, [0, 1, 1, 1], targets=[]) for _ in images]
+    add_loss_fields(bare, *split_ignored(labels), Matcher([0.5], [0, 1]))
+    assert not any(image.has("ignored") for image in bare)
+    assert bare[0].targets[2].tolist() == [TARGET, left_out]
 
 
 def weighted(boxes, classes, **fields):
@@ -278,12 +282,11 @@ def weighted(boxes, classes, **fields):
 
 def test_losses_by_a_labels_weight():
     layer = predictor(-1.0)
-    layer.targets = [targets_of(TARGET), targets_of()]
     far = [50, 50, 60, 60]
     # the background's weight is that of a target it was not matched to: it does not count
     image = weighted([TARGET, TARGET, far], [0, 0, 1], gt_weights=[0.25, 1.0, 0.25])
     image.gt_boxes = targets_of([0, 0, 20, 30], [0, 0, 20, 30], TARGET)
-    losses = layer.losses(still(4), [image, proposals_of([far], [1])])
+    losses = layer.losses(still(4), [image, proposals_of([far], [1], targets=[])])
     assert losses["loss_cls"].item() == pytest.approx((0.25 + 1 + 1 + 1) * LN2 / 4)
     one = 0.25 + math.log(1.5)  # see test_box_regression_is_not_dropped
     assert losses["loss_box_reg"].item() == pytest.approx((0.25 + 1) * one / 4)
@@ -303,7 +306,6 @@ def test_a_weight_of_one_changes_nothing(kind, agnostic):
         smooth_l1_beta=0.1,
         loss_weight={"loss_cls": 2.0, "loss_box_reg": 3.0},
     )
-    layer.targets = [targets_of(TARGET)]
     predictions = torch.randn(3, 3), torch.randn(3, 4 if agnostic else 8)
     boxes, classes = [[0, 0, 20, 24], [2, 0, 25, 20], [50, 50, 60, 60]], [1, 0, 2]
     plain, same = (
@@ -317,9 +319,19 @@ def test_a_weight_of_one_changes_nothing(kind, agnostic):
         assert found[name].item() == pytest.approx(wanted[name].item(), rel=1e-6)
 
 
+def test_a_losss_weight_multiplies_it():
+    proposals = proposals_of([TARGET, [50, 50, 60, 60], [10, 10, 40, 40]], [0, 1, 1])
+    proposals.gt_boxes = targets_of([0, 0, 20, 30], TARGET, TARGET)
+    plain, heavy = predictor(0.01), predictor(0.01)
+    heavy.loss_weight = {"loss_cls": 2.0, "loss_box_reg": 3.0}
+    wanted, found = (layer.losses(still(3), [proposals]) for layer in (plain, heavy))
+    assert wanted["loss_cls"].item() == pytest.approx(2 * LN2 / 3)  # one of three is dropped
+    assert found["loss_cls"].item() == pytest.approx(2 * wanted["loss_cls"].item())
+    assert found["loss_box_reg"].item() == pytest.approx(3 * wanted["loss_box_reg"].item())
+
+
 def test_soft_labels():
     layer = predictor(-1.0)
-    layer.targets = [targets_of(TARGET)]
     image = weighted([TARGET, [50, 50, 60, 60]], [0, 1], gt_soft=[0.25, 0.25])
     scores = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
     loss = layer.losses((scores, torch.zeros(2, 4)), [image])["loss_cls"]
@@ -481,7 +493,7 @@ def test_every_stage_drops_by_its_own_predictions(storage, monkeypatch):
 
     def spy(self, predictions, proposals):
         weights = real(self, predictions, proposals)
-        calls.append((self, [t.tensor.tolist() for t in self.targets], weights))
+        calls.append((self, [image.targets[0].tolist() for image in proposals], weights))
         return weights
 
     monkeypatch.setattr(DropLossOutputLayers, "weights", spy)

@@ -123,12 +123,15 @@ def test_an_image_with_nothing_but_ignored_labels(rpn_parts):
     assert (labels[0] == 0).sum() == 11
 
 
-def test_without_ignored_labels_it_is_detectron2s(rpn_parts):
+@pytest.mark.parametrize("kinds", [None, [TARGET]])
+@pytest.mark.parametrize("boundary", [-1, 0])
+def test_without_ignored_labels_it_is_detectron2s(rpn_parts, kinds, boundary):
     plain, ours, _ = rpn_parts
+    plain.anchor_boundary_thresh = ours.anchor_boundary_thresh = boundary
     torch.manual_seed(1)
     features = {"p": torch.randn(2, 4, 4, 4)}
     images = ImageList(torch.zeros(2, 3, 40, 40), [(40, 40)] * 2)
-    truth = [instances_of([[5.0, 5.0, 25.0, 25.0]]), instances_of([])]
+    truth = [instances_of([[5.0, 5.0, 25.0, 25.0]], kinds), instances_of([], kinds and [])]
     found = []
     for rpn in (plain, ours):
         torch.manual_seed(2)
