@@ -15,7 +15,7 @@ def add_promerge_config(cfg: CfgNode) -> None:
     # Relative paths start at the working folder; $DETECTRON2_DATASETS is expanded.
     cfg.DATASETS.PROMERGE = []
 
-    # Copy-paste of objects between training images (promerge.md B3).
+    # Copy-paste of objects between training images (docs/recipe.md).
     cfg.INPUT.COPY_PASTE = CfgNode()
     cfg.INPUT.COPY_PASTE.ENABLED = False
     cfg.INPUT.COPY_PASTE.RATE = 1.0  # share of images that receive objects
@@ -29,7 +29,6 @@ def add_promerge_config(cfg: CfgNode) -> None:
     cfg.INPUT.PSEUDO_LABELS.MAX_PER_IMAGE = 0  # only so many, of best score; 0: all
     # Labels that are not trained on, and crowds, are neither objects nor background.
     cfg.INPUT.PSEUDO_LABELS.IGNORE_REST = False
-    cfg.INPUT.PSEUDO_LABELS.IGNORE_MIN_SCORE = 0.0  # labels below are background all the same
     # A label's RoI losses weigh (its score / the best of its image) to this power; 0: all alike.
     cfg.INPUT.PSEUDO_LABELS.WEIGHT_POWER = 0.0
     # The target of its classification is that ratio to this power, the rest is background's.
@@ -52,11 +51,6 @@ def add_promerge_config(cfg: CfgNode) -> None:
     # random never comes again and is refused.
     cfg.MODEL.FROZEN_VIT.CACHE_DIR = ""
     cfg.MODEL.FROZEN_VIT.CACHE_PRECISION = "fp32"  # or "fp16", half as large
-    # LoRA: matrices of this rank tune the ViT's attention, and are all of it that is trained and
-    # saved; 0: the ViT stays as it is.
-    cfg.MODEL.FROZEN_VIT.LORA = CfgNode()
-    cfg.MODEL.FROZEN_VIT.LORA.RANK = 0
-    cfg.MODEL.FROZEN_VIT.LORA.ALPHA = 16.0  # their product counts ALPHA / RANK times
 
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
 

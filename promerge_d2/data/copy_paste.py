@@ -1,4 +1,4 @@
-"""Copy-paste: objects of one training image pasted onto another (promerge.md B3).
+"""Copy-paste: objects of one training image pasted onto another (docs/recipe.md).
 
 Shape letters: N objects of the receiver, M of the donor, h and w pixels of the receiver.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 
 from promerge_d2.data.mapper import TARGET
 from promerge_d2.utils.errors import UserError
@@ -52,34 +52,56 @@ def copy_paste(
     size = (max(1, round(ratio * height)), max(1, round(ratio * width)))
     top = int(rng.integers(0, height - size[0] + 1))
     left = int(rng.integers(0, width - size[1] + 1))
-    window = (slice(top, top + size[0]), slice(left, left + size[1]))
 
     small = F.interpolate(
         donor["image"][None].float(), size, mode="bilinear", align_corners=False, antialias=True
     )[0].round()
-    donor_masks = donor["instances"].gt_masks.tensor[chosen]
-    small_masks = F.interpolate(donor_masks[None].float(), size, mode="nearest-exact")[0] > 0.5
+    small = small.to(receiver["image"].dtype).numpy()
+    small_masks = _shrink(donor["instances"].gt_masks.tensor.numpy()[chosen], size)
 
     image = receiver["image"].clone()
+    pixels = image.numpy()
     there = receiver["instances"]  # without gt_masks where detectron2 found no annotation
-    masks = list(there.gt_masks.tensor.clone()) if len(there) else []
+    count = len(there)
+    # numpy counts the pixels of a mask ten times as fast as torch
+    masks = np.zeros((count + len(chosen), height, width), bool)
+    if count:
+        masks[:count] = there.gt_masks.tensor.numpy()
     hinders = is_object(there).tolist()
-    pasted = []
+    areas = [np.count_nonzero(mask) for mask in masks[:count]]
+    pasted: list[int] = []
     for index, small_mask in zip(chosen, small_masks, strict=True):
-        mask = torch.zeros(height, width, dtype=torch.bool)
-        mask[window] = small_mask
-        others = (other for other, counts in zip(masks, hinders, strict=True) if counts)
-        if not mask.any() or any((m & mask).sum() >= MAX_COVER * m.sum() > 0 for m in others):
+        window = _window(small_mask)
+        if window is None:
             continue
-        image[:, mask] = small[:, small_mask].to(image.dtype)
-        masks = [m & ~mask for m in masks] + [mask]
+        shape = small_mask[window]
+        place = tuple(
+            slice(span.start + offset, span.stop + offset)
+            for span, offset in zip(window, (top, left), strict=True)
+        )
+        both = np.empty_like(shape)  # one array for all: making each anew takes most of the time
+        hidden = [
+            np.count_nonzero(np.logical_and(mask[place], shape, out=both)) for mask in masks[:count]
+        ]
+        if any(
+            hinder and lost >= MAX_COVER * area > 0
+            for hinder, lost, area in zip(hinders, hidden, areas, strict=True)
+        ):
+            continue
+        np.copyto(pixels[(slice(None), *place)], small[(slice(None), *window)], where=shape)
+        outside = ~shape
+        for other in np.flatnonzero(hidden):
+            masks[(other, *place)] &= outside
+            areas[other] -= hidden[other]
+        masks[(count, *place)] = shape
+        areas.append(np.count_nonzero(shape))
         hinders.append(True)
         pasted.append(index)
-    visible = torch.tensor([bool(mask.any()) for mask in masks], dtype=torch.bool)
-    stacked = torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
+        count += 1
+    visible = torch.tensor(areas, dtype=torch.int64) > 0
     instances = Instances((height, width))
-    instances.gt_masks = BitMasks(stacked[visible])
-    instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+    instances.gt_masks = BitMasks(torch.from_numpy(masks[:count])[visible])
+    instances.gt_boxes = _boxes(instances.gt_masks)
     for name, values in donor["instances"].get_fields().items():
         if not instances.has(name):
             own = there.get(name) if len(there) else values[:0]
@@ -87,8 +109,32 @@ def copy_paste(
     return {**receiver, "image": image, "instances": instances}
 
 
+def _shrink(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize masks (M, H, W) bool to (M, *size); each pixel is the one that its centre falls on."""
+    rows, columns = (
+        F.interpolate(torch.arange(old).float().view(1, 1, -1, 1), (new, 1), mode="nearest-exact")
+        for old, new in zip(masks.shape[1:], size, strict=True)
+    )
+    return masks[:, rows.long().view(-1, 1).numpy(), columns.long().view(-1).numpy()]
+
+
+def _window(mask: np.ndarray) -> tuple[slice, slice] | None:
+    """Return the rows and columns that a mask (h, w) spans, or None for an empty one."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _boxes(masks: BitMasks) -> Boxes:
+    """Return the tight boxes of masks that have a pixel each."""
+    windows = [_window(mask) for mask in masks.tensor.numpy()]
+    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in windows]
+    return Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+
+
 def is_object(instances: Instances) -> torch.Tensor:
-    """(N,) bool: what is trained on, not ignored."""
+    """Return (N,) bool: whether each is trained on, and not ignored."""
     if instances.has("gt_ignore"):
         return instances.gt_ignore == TARGET
     return torch.ones(len(instances), dtype=torch.bool)
@@ -98,6 +144,8 @@ class CopyPasteMapper:
     """A detectron2 mapper that pastes objects of another image of the data set.
 
     It runs where the data loader runs, in its workers, and never takes an image as its own donor.
+    Donors have the orientation of the image where ``portrait`` is given, as those of the recipe do,
+    which come from a batch of one orientation: a portrait stretched to a landscape is distorted.
 
     Args:
         mapper: turns a dict into a training example (resized and flipped).
@@ -105,6 +153,8 @@ class CopyPasteMapper:
         rate: share of the images that receive objects, in [0, 1].
         min_ratio: see ``copy_paste``.
         max_ratio: see ``copy_paste``.
+        portrait: (len(dataset),) bool, whether each is at least as high as wide; None: donors have
+            any orientation.
 
     Raises:
         UserError: a share or ratio outside its range.
@@ -117,6 +167,7 @@ class CopyPasteMapper:
         rate: float,
         min_ratio: float,
         max_ratio: float,
+        portrait: np.ndarray | None = None,
     ) -> None:
         if not (0 <= rate <= 1 and 0 < min_ratio <= max_ratio <= 1):
             raise UserError(
@@ -127,24 +178,29 @@ class CopyPasteMapper:
         self.dataset = dataset
         self.rate = rate
         self.ratios = (min_ratio, max_ratio)
+        every = np.zeros(len(dataset), bool) if portrait is None else portrait
+        self.groups = np.flatnonzero(~every), np.flatnonzero(every)
+        self.grouped = portrait is not None
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """Map one dict, with objects pasted."""
+        """Map one dict, and paste objects of another onto it."""
         receiver = self.mapper(dataset_dict)
         # detectron2 seeds numpy's global state in each worker
         rng = np.random.default_rng(np.random.randint(2**31))
         if rng.random() >= self.rate:
             return receiver
-        donor = self._draw_donor(dataset_dict["file_name"], rng)
+        donor = self._draw_donor(dataset_dict, rng)
         if donor is None:
             return receiver
         return copy_paste(receiver, self.mapper(donor), rng, *self.ratios)
 
-    def _draw_donor(self, file_name: str, rng: np.random.Generator) -> dict | None:
-        """Another image's dict, or None when there is none."""
-        start = int(rng.integers(len(self.dataset)))
-        for step in range(len(self.dataset)):
-            donor = self.dataset[(start + step) % len(self.dataset)]
-            if donor["file_name"] != file_name:
+    def _draw_donor(self, receiver: dict, rng: np.random.Generator) -> dict | None:
+        """Return another image's dict, or None where there is none."""
+        high = self.grouped and receiver["height"] >= receiver["width"]
+        group = self.groups[int(high)]
+        start = int(rng.integers(len(group)))
+        for step in range(len(group)):
+            donor = self.dataset[group[(start + step) % len(group)]]
+            if donor["file_name"] != receiver["file_name"]:
                 return copy.deepcopy(donor)
         return None

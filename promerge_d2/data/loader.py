@@ -193,20 +193,15 @@ def build_train_loader(
         seed: of all that is drawn.
         paste: ``rate``, ``min_ratio`` and ``max_ratio`` of ``CopyPasteMapper``, or None.
         filter_empty: leave out images without anything to train on.
-        group_by_orientation: see ``BatchStream``.
+        group_by_orientation: a batch has images of one orientation, and so have donors.
         num_workers: processes that map.
 
     Raises:
         UserError: no image is left, or the batch cannot be shared out.
     """
     images = training_images(names, mapper.choice.has_target if filter_empty else None)
-    stream = BatchStream(
-        len(images.dicts),
-        batch,
-        seed,
-        images.portrait if group_by_orientation else None,
-        comm.get_rank(),
-        comm.get_world_size(),
-    )
-    whole = CopyPasteMapper(mapper, images.dicts, **paste) if paste else mapper
+    portrait = images.portrait if group_by_orientation else None
+    places = comm.get_rank(), comm.get_world_size()
+    stream = BatchStream(len(images.dicts), batch, seed, portrait, *places)
+    whole = CopyPasteMapper(mapper, images.dicts, **paste, portrait=portrait) if paste else mapper
     return build_loader(MappedDraws(images.dicts, whole), stream, num_workers)

@@ -25,7 +25,6 @@ class LabelChoice:
         max_per_image: only the labels of best score are trained on, at most so many; 0: all.
         ignore_rest: labels that are not trained on, and crowds, are ignored instead of taken for
             background.
-        ignore_min_score: labels below are background all the same.
         weight_power: a label's losses weigh (its score / the best of its image) to this power.
         soft_power: the target of its classification is that ratio to this power.
 
@@ -36,7 +35,6 @@ class LabelChoice:
     min_score: float = 0.0
     max_per_image: int = 0
     ignore_rest: bool = False
-    ignore_min_score: float = 0.0
     weight_power: float = 0.0
     soft_power: float = 0.0
 
@@ -63,9 +61,9 @@ class LabelChoice:
             equal scores the first in the list are the best.
 
         Example:
-            >>> choice = LabelChoice(max_per_image=1, ignore_rest=True, ignore_min_score=0.2)
+            >>> choice = LabelChoice(max_per_image=1, ignore_rest=True)
             >>> choice([{"score": 0.1}, {"score": 0.9}, {"score": 0.2}, {"iscrowd": 1}])
-            [None, 0, 1, 2]
+            [1, 0, 1, 2]
         """
         kinds: list[int | None] = [None] * len(annotations)
         scores = [score_of(annotation) for annotation in annotations]
@@ -77,7 +75,7 @@ class LabelChoice:
             elif scores[place] >= self.min_score and not full:
                 kinds[place] = TARGET
                 trained += 1
-            elif self.ignore_rest and scores[place] >= self.ignore_min_score:
+            elif self.ignore_rest:
                 kinds[place] = LEFT_OUT
         return kinds
 

@@ -200,11 +200,6 @@ def check_labels(cfg: CfgNode) -> None:
                 f"INPUT.PSEUDO_LABELS.{option} does nothing with {key} {node}: "
                 f"set it to {' or '.join(names)}"
             )
-    if labels.IGNORE_MIN_SCORE and not labels.IGNORE_REST:
-        problems.append(
-            "INPUT.PSEUDO_LABELS.IGNORE_MIN_SCORE does nothing alone: set "
-            "INPUT.PSEUDO_LABELS.IGNORE_REST True"
-        )
     if problems:
         raise UserError("\n".join(problems))
 

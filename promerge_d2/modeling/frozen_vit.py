@@ -1,4 +1,4 @@
-"""A self-supervised ViT, frozen or tuned by LoRA, under ViTDet's simple feature pyramid.
+"""A frozen self-supervised ViT under ViTDet's simple feature pyramid.
 
 Shape letters: N images, C channels, H and W rows and columns of the patch grid.
 """
@@ -19,7 +19,6 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import nn
 
-from promerge_d2.modeling.lora import add_lora
 from promerge_d2.modeling.token_cache import TokenCache
 from promerge_d2.utils.errors import UserError
 
@@ -39,23 +38,16 @@ class FrozenViT(Backbone):
 
     Args:
         extractor: a ``promerge_d2.features.FeatureExtractor``.
-        cache: keeps tokens by the content of the normalised image, or None; not with ``lora``.
-        lora: what ``add_lora`` gave for the extractor's network: trained and saved. Or None.
+        cache: keeps tokens by the content of the normalised image, or None.
     """
 
-    def __init__(
-        self,
-        extractor: nn.Module,
-        cache: TokenCache | None = None,
-        lora: nn.ModuleDict | None = None,
-    ) -> None:
+    def __init__(self, extractor: nn.Module, cache: TokenCache | None = None) -> None:
         super().__init__()
         # past nn.Module's own registration, so that no checkpoint holds it and no optimiser
         object.__setattr__(self, "extractor", extractor)
         self.patch = extractor.backbone.patch
         self.stride = 1 << (self.patch - 1).bit_length()  # 8, 16 for 14, 16
         self.cache = cache
-        self.lora = lora
         about = f"{extractor.backbone.name} (weights SHA-256 {extractor.weights_sha256})"
         self.register_buffer("network", _text_to_tensor(about))
         self._out_features = ["tokens"]
@@ -92,8 +84,9 @@ class FrozenViT(Backbone):
             "tokens": ShapeSpec(channels=self._out_feature_channels["tokens"], stride=self.stride)
         }
 
+    @torch.no_grad()
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Tokens of normalised images.
+        """Compute the tokens of normalised images, or take them from the cache.
 
         Args:
             images: (N, 3, H * stride, W * stride) float, RGB minus ImageNet's mean over its
@@ -103,12 +96,9 @@ class FrozenViT(Backbone):
             ``{"tokens": (N, C, H, W)}`` float32; with a cache, as it keeps them, also those that
             are computed now.
         """
-        with torch.set_grad_enabled(self.lora is not None and torch.is_grad_enabled()):
-            if self.cache is None:
-                tokens = self._tokens(images)
-            else:
-                tokens = torch.stack([self._cached(image) for image in images])
-        return {"tokens": tokens}
+        if self.cache is None:
+            return {"tokens": self._tokens(images)}
+        return {"tokens": torch.stack([self._cached(image) for image in images])}
 
     def _tokens(self, images: torch.Tensor) -> torch.Tensor:
         if self.patch != self.stride:
@@ -160,8 +150,7 @@ def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
 
     Raises:
         UserError: the image is not RGB or not normalised as the ViT's weights want it, the square
-            to pad to is smaller than images can be, the cache is on while images are random or
-            the ViT is tuned, or the network cannot be tuned.
+            to pad to is smaller than images can be, or the cache is on while images are random.
     """
     from promerge_d2.features import FeatureExtractor, get_backbone  # timm is slow to import
 
@@ -181,8 +170,7 @@ def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
     cache = None
     if vit.CACHE_DIR:
         cache = TokenCache(vit.CACHE_DIR, extractor.weights_sha256, vit.CACHE_PRECISION)
-    lora = add_lora(extractor.vit, vit.LORA.RANK, vit.LORA.ALPHA) if vit.LORA.RANK else None
-    net = FrozenViT(extractor, cache, lora)
+    net = FrozenViT(extractor, cache)
     top = LastLevelMaxPool()  # one more level for the RPN, as ViTDet has it
     top.in_feature = f"p{int(math.log2(net.stride / vit.SCALE_FACTORS[-1]))}"
     return FrozenViTPyramid(
@@ -202,7 +190,7 @@ def check_cacheable(cfg: CfgNode) -> None:
     Each image has an entry at every size of a list, and with flips another of its flipped copy.
 
     Raises:
-        UserError: every key that makes training images or tokens others each time, named.
+        UserError: every key that makes training images others each time, named.
     """
     random = []
     if cfg.INPUT.COPY_PASTE.ENABLED:
@@ -211,8 +199,6 @@ def check_cacheable(cfg: CfgNode) -> None:
         random.append("INPUT.MIN_SIZE_TRAIN_SAMPLING choice (sizes of a list)")
     if cfg.INPUT.CROP.ENABLED:
         random.append("INPUT.CROP.ENABLED False")
-    if cfg.MODEL.FROZEN_VIT.LORA.RANK:
-        random.append("MODEL.FROZEN_VIT.LORA.RANK 0 (a tuned ViT gives other tokens each step)")
     if not cfg.MODEL.FROZEN_VIT.SQUARE_PAD:
         random.append("MODEL.FROZEN_VIT.SQUARE_PAD above 0 (padding depends on the batch)")
     if random:

@@ -90,6 +90,21 @@ def test_pasted_objects_do_not_hide_each_other_either():
         assert boxes_of(paste(example(10, []), donor, seed)) == [[2, 2, 6, 6]]
 
 
+def test_a_pasted_object_hinders_the_next():
+    # The second would hide 16 of the first one's 24 pixels, whichever of the two comes first;
+    # neither hides anything of the receiver's.
+    donor = example(200, [[4, 0, 8, 6], [4, 2, 8, 8], [0, 7, 1, 8]])
+    counts = collections.Counter()
+    for seed in range(60):
+        result = paste(example(10, [[10, 0, 12, 8]]), donor, seed)
+        boxes = boxes_of(result)
+        assert boxes[0] == [10, 0, 12, 8]
+        assert not ([4, 0, 8, 6] in boxes and [4, 2, 8, 8] in boxes)
+        assert {tuple(box) for box in boxes[1:]} <= {(4, 0, 8, 6), (4, 2, 8, 8), (0, 7, 1, 8)}
+        counts[len(boxes) - 1] += 1
+    assert set(counts) == {1, 2}
+
+
 def test_an_object_that_vanishes_is_dropped():
     # At ratio 0.25 columns 2, 6, 10 of twelve survive; the object is column 3 alone.
     donor = example(200, [[3, 0, 4, 8]])
@@ -104,6 +119,13 @@ def test_a_receivers_object_without_a_pixel_is_removed_and_hinders_nothing():
     result = paste(receiver, example(200, [[6, 2, 8, 6]]))
     assert boxes_of(result) == [[0, 0, 4, 4], [6, 2, 8, 6]]
     assert len(result["instances"].gt_classes) == 2
+
+
+def test_an_object_that_hides_nothing_is_pasted_beside_what_is_there():
+    # Side by side, with common borders: not a pixel is hidden, of the small objects either.
+    receiver = example(10, [[0, 0, 4, 8], [4, 0, 5, 1], [11, 7, 12, 8]])
+    result = paste(receiver, example(200, [[4, 1, 11, 8]]))
+    assert boxes_of(result) == [[0, 0, 4, 8], [4, 0, 5, 1], [11, 7, 12, 8], [4, 1, 11, 8]]
 
 
 def test_a_donor_without_objects_changes_nothing():
@@ -176,6 +198,104 @@ def test_textures_are_carried_over_pixel_by_pixel():
     donor["image"] = torch.from_numpy(rng.integers(0, 256, (3, 8, 12)).astype(np.uint8))
     result = paste(receiver, donor)
     assert torch.equal(result["image"][:, 2:6, 3:7], donor["image"][:, 2:6, 3:7])
+
+
+def test_stretched_pixels_are_rounded():
+    # Rows of 0 and 255 alternate; twice as many rows mix them by quarters: 63.75 and 191.25.
+    donor = example(0, [[0, 0, 12, 8]])
+    donor["image"][:, 1::2] = 255
+    result = paste(example(10, [], height=16), donor)
+    inner = result["image"][0, 1:15, 0].tolist()
+    assert inner == [64, 191, 191, 64, 64, 191, 191, 64, 64, 191, 191, 64, 64, 191]
+
+
+@pytest.mark.parametrize(("object_", "wanted"), [([3, 3, 4, 4], 0), ([1, 1, 2, 2], 1)])
+def test_a_small_mask_has_the_pixels_that_its_centres_fall_on(object_, wanted):
+    # Thirds of 9 x 9: the centres of the 3 x 3 pixels fall on 1, 4 and 7; so 3 is seen by none.
+    donor = example(200, [object_], height=9, width=9)
+    result = paste(example(10, [], height=9, width=9), donor, ratio=1 / 3)
+    assert masks_of(result).sum() == wanted
+
+
+def reference(receiver, donor, seed, low, high):
+    """``copy_paste`` over whole frames, one mask at a time."""
+    rng = np.random.default_rng(seed)
+    mine, theirs = receiver["instances"], donor["instances"]
+    objects = [i for i in range(len(theirs)) if theirs.gt_ignore[i] == 0]
+    if not objects:
+        return receiver["image"], mine.gt_masks.tensor, mine.gt_weights
+    height, width = receiver["image"].shape[1:]
+    ratio = rng.uniform(low, high)
+    order = rng.permutation(len(objects))
+    number = 1 if len(objects) == 1 else int(rng.integers(1, len(objects)))
+    chosen = [objects[i] for i in order[:number]]
+    rows, columns = max(1, round(ratio * height)), max(1, round(ratio * width))
+    top = int(rng.integers(0, height - rows + 1))
+    left = int(rng.integers(0, width - columns + 1))
+    pixels = torch.nn.functional.interpolate(
+        donor["image"][None].float(), (rows, columns), mode="bilinear", antialias=True
+    )[0].round()
+    picture = torch.zeros(3, height, width)
+    picture[:, top : top + rows, left : left + columns] = pixels
+    image = receiver["image"].clone()
+    found = [
+        (mask, weight, ignore == 0)
+        for mask, weight, ignore in zip(
+            mine.gt_masks.tensor, mine.gt_weights, mine.gt_ignore, strict=True
+        )
+    ]
+    for index in chosen:
+        source = theirs.gt_masks.tensor[index][None, None].float()
+        small = torch.nn.functional.interpolate(source, (rows, columns), mode="nearest-exact")
+        mask = torch.zeros(height, width, dtype=torch.bool)
+        mask[top : top + rows, left : left + columns] = small[0, 0] > 0.5
+        hides = [
+            2 * int((other & mask).sum()) >= int(other.sum())
+            for other, _, hinders in found
+            if hinders and other.any()
+        ]
+        if any(hides) or not mask.any():
+            continue
+        image = torch.where(mask, picture, image).to(torch.uint8)
+        found = [(other & ~mask, *rest) for other, *rest in found]
+        found.append((mask, theirs.gt_weights[index], True))
+    found = [entry for entry in found if entry[0].any()]
+    masks = [mask for mask, _, _ in found] or [torch.zeros(0, height, width, dtype=torch.bool)]
+    weights = torch.tensor([float(weight) for _, weight, _ in found])
+    return image, torch.stack(masks) if found else masks[0], weights
+
+
+def random_example(rng):
+    height, width = rng.integers(1, 40, 2)
+    count = int(rng.integers(0, 8))
+    mapped = example(0, [[0, 0, 0, 0]] * count, height, width)
+    rows, columns = np.mgrid[:height, :width]
+    for index in range(count):
+        centre, radii = rng.uniform(0, (height, width)), rng.uniform(0.5, 15, 2)
+        inside = ((rows - centre[0]) / radii[0]) ** 2 + ((columns - centre[1]) / radii[1]) ** 2 < 1
+        if rng.random() < 0.2:
+            inside = rng.random((height, width)) < 0.1
+        mapped["instances"].gt_masks.tensor[index] = torch.from_numpy(inside)
+    mapped["image"] = torch.from_numpy(rng.integers(0, 256, (3, height, width), dtype=np.uint8))
+    mapped["instances"].gt_weights = torch.from_numpy(rng.random(count).astype(np.float32))
+    kinds = rng.choice([0, 0, 0, 1, 2], count)
+    mapped["instances"].gt_ignore = torch.from_numpy(kinds)
+    return mapped
+
+
+def test_random_pairs_are_pasted_as_by_a_plain_reference():
+    pasted = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        receiver, donor = random_example(rng), random_example(rng)
+        low, high = sorted(rng.uniform(0.05, 1, 2))
+        result = copy_paste(receiver, donor, np.random.default_rng(seed), low, high)
+        image, masks, weights = reference(receiver, donor, seed, low, high)
+        assert torch.equal(result["image"], image), seed
+        assert torch.equal(masks_of(result), masks), seed
+        assert torch.equal(result["instances"].gt_weights, weights), seed
+        pasted += not torch.equal(result["image"], receiver["image"])
+    assert pasted > 100
 
 
 def test_inputs_stay_as_they_are():
@@ -288,11 +408,32 @@ def test_no_image_is_its_own_donor():
 
 @pytest.mark.usefixtures("seeded")
 def test_copies_of_the_image_in_the_data_set_are_no_donors():
-    mapper, dataset, calls = mapper_of({"a.png": example(10, [[0, 0, 2, 2]])})
-    mapper.dataset = dataset * 5  # as a repeated data set has them
-    result = mapper(dict(dataset[0]))
+    only, dataset, calls = mapper_of({"a.png": example(10, [[0, 0, 2, 2]])})
+    repeated = CopyPasteMapper(only.mapper, dataset * 5, 1.0, 1.0, 1.0)
+    result = repeated(dict(dataset[0]))
     assert calls == ["a.png"]
     assert len(result["instances"]) == 1
+
+
+@pytest.mark.usefixtures("seeded")
+def test_donors_have_the_images_orientation():
+    shapes = {"wide.png": (8, 12), "wide2.png": (8, 12), "high.png": (12, 8), "even.png": (9, 9)}
+    examples = {name: example(0, [[0, 0, 2, 2]], *shape) for name, shape in shapes.items()}
+    plain, _, calls = mapper_of(examples)
+    records = [{"file_name": n, "height": h, "width": w} for n, (h, w) in shapes.items()]
+    portrait = np.array([h >= w for h, w in shapes.values()])
+    grouped = CopyPasteMapper(plain.mapper, records, 1.0, 1.0, 1.0, portrait)
+    partners = {"wide.png": "wide2.png", "high.png": "even.png", "even.png": "high.png"}
+    for record in records:
+        for _ in range(5):
+            calls.clear()
+            grouped(dict(record))
+            if record["file_name"] in partners:
+                assert calls == [record["file_name"], partners[record["file_name"]]]
+    alone = CopyPasteMapper(plain.mapper, records[:3], 1.0, 1.0, 1.0, portrait[:3])
+    calls.clear()
+    assert len(alone(dict(records[2]))["instances"]) == 1  # no other of its orientation
+    assert calls == ["high.png"]
 
 
 @pytest.mark.usefixtures("seeded")
@@ -308,7 +449,7 @@ def test_rate(rate, low, high):
     ("rate", "low", "high"), [(1.5, 0.3, 1.0), (-0.1, 0.3, 1.0), (1.0, 0.0, 1.0), (1.0, 0.9, 0.3)]
 )
 def test_impossible_settings_are_refused(rate, low, high):
-    with pytest.raises(UserError, match=r"takes 0 <= RATE <= 1 and 0 < MIN_RATIO <= MAX_RATIO"):
+    with pytest.raises(UserError, match=rf"INPUT\.COPY_PASTE.*{rate}.*{low}.*{high}"):
         CopyPasteMapper(dict, [{}], rate, low, high)
 
 

@@ -31,8 +31,8 @@ def labels(*scores):
             [LEFT_OUT, LEFT_OUT, CROWD, TARGET, LEFT_OUT],
         ),
         (
-            {"ignore_rest": True, "min_score": 0.3, "ignore_min_score": 0.2},
-            [None, LEFT_OUT, CROWD, TARGET, None],
+            {"ignore_rest": True, "min_score": 0.3},
+            [LEFT_OUT, LEFT_OUT, CROWD, TARGET, LEFT_OUT],
         ),
     ],
 )

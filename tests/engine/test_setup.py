@@ -284,10 +284,6 @@ LABELS = "INPUT.PSEUDO_LABELS."
             ["with MODEL.ROI_MASK_HEAD.NAME MaskRCNNConvUpsampleHead: set it to WeightedMaskHead"],
         ),
         (
-            [LABELS + "IGNORE_MIN_SCORE", "0.1"],
-            ["IGNORE_MIN_SCORE does nothing alone: set INPUT.PSEUDO_LABELS.IGNORE_REST True"],
-        ),
-        (
             ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "True"],
             ["has a softmax: set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE False"],
         ),

@@ -210,7 +210,6 @@ def test_a_cache_needs_images_that_come_again():
         ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN_SAMPLING choice"),
         ("INPUT.CROP.ENABLED", True, "INPUT.CROP.ENABLED False"),
         ("MODEL.FROZEN_VIT.SQUARE_PAD", 0, "MODEL.FROZEN_VIT.SQUARE_PAD above 0"),
-        ("MODEL.FROZEN_VIT.LORA.RANK", 4, "MODEL.FROZEN_VIT.LORA.RANK 0 (a tuned ViT"),
     ):
         with pytest.raises(UserError) as caught:
             check_cacheable(config(**{key: value}))
@@ -258,16 +257,6 @@ def test_the_base_config_detects(base):
     assert result["instances"].image_size == (140, 200)
     assert len(result["instances"]) > 0
     assert not [name for name in model.state_dict() if "vit" in name or "blocks" in name]
-
-
-def test_a_tuned_vit_trains_through_the_detector(base):
-    base.MODEL.FROZEN_VIT.LORA.RANK = 2
-    base.MODEL.FROZEN_VIT.LORA.ALPHA = 8.0
-    pyramid = build_backbone(base)
-    assert {matrices.scale for matrices in pyramid.net.lora.values()} == {4.0}
-    pyramid(torch.ones(1, 3, 64, 64))["p4"].square().sum().backward()
-    trained = {name for name, p in pyramid.net.named_parameters() if p.grad.abs().max() > 0}
-    assert trained == {f"lora.{key}.up" for key in pyramid.net.lora}  # the others once these are
 
 
 def test_a_checkpoint_is_held_to_its_network(base, tmp_path, monkeypatch):
