@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-# Small networks gain nothing from threads, and threads that wait for a busy core cost minutes.
-torch.set_num_threads(1)
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Small networks gain nothing from threads, and threads that wait for a core cost minutes."""
+    torch.set_num_threads(1)
 
 
 def pytest_addoption(parser):

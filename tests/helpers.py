@@ -33,18 +33,6 @@ TINY = Backbone(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks as small as these lose more by waiting for other threads than they gain.
-
-    For a conftest or test module to import.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def use_tiny(monkeypatch, folder, seed=0):
     """Register the tiny ViT for a test; returns its weights file."""
     monkeypatch.setitem(BACKBONES, TINY.name, TINY)

@@ -12,12 +12,7 @@ from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.engine.lazy import LazyTrainer, read_lazy, settings_of
 from promerge_d2.engine.setup import read_config
 from promerge_d2.utils.errors import UserError
-from tests.helpers import (
-    ROOT,
-    coco_json,
-    one_thread,  # noqa: F401 - a fixture
-    square,
-)
+from tests.helpers import ROOT, coco_json, square
 
 NAMES = ["promerge_cascade", "promerge_mask_rcnn"]
 

@@ -16,7 +16,6 @@ from tests.helpers import (
     ROOT,
     coco_json,
     loggers_restored,
-    one_thread,  # noqa: F401 - a fixture
     photo,
     run_tool,
     save_image,

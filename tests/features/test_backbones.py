@@ -23,7 +23,6 @@ from promerge_d2.features.checkpoints import find_network, to_timm
 from promerge_d2.features.extractor import build_vit, load_weights, relative_position_bias
 from promerge_d2.features.weights import WeightsError
 from promerge_d2.utils.errors import UserError
-from tests.helpers import one_thread  # noqa: F401
 
 GIANTS = {name for name, entry in BACKBONES.items() if 1024 < entry.width != 2048}
 GRID = (3, 5)

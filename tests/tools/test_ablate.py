@@ -9,7 +9,6 @@ from promerge_d2.features import registry
 from tests.helpers import (
     TINY,
     coco_json,
-    one_thread,  # noqa: F401 - a fixture
     photo,
     run_tool,
     save_image,

@@ -3,14 +3,7 @@ import json
 import pytest
 
 from tests.benchmarks.speed.helpers import shorten_sweeps
-from tests.helpers import (
-    TINY,
-    one_thread,  # noqa: F401 - a fixture
-    photo,
-    run_tool,
-    save_image,
-    use_tiny,
-)
+from tests.helpers import TINY, photo, run_tool, save_image, use_tiny
 
 
 @pytest.fixture

@@ -19,16 +19,7 @@ from pycocotools.coco import COCO
 from promerge_d2.data import register_promerge_instances
 from promerge_d2.features import get_backbone
 from promerge_d2.features.registry import BACKBONES
-from tests.helpers import (
-    ROOT,
-    TINY,
-    one_thread,  # noqa: F401 - a fixture
-    photo,
-    run_tool,
-    save_image,
-    save_random_vit,
-    use_tiny,
-)
+from tests.helpers import ROOT, TINY, photo, run_tool, save_image, save_random_vit, use_tiny
 
 FAST = ["--grid", "12", "--set", "stride=2", "--refine", "none"]
 BOX = (84, 16, 120, 48)  # of the bright object in photo()

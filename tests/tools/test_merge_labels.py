@@ -2,11 +2,7 @@
 
 import pytest
 
-from tests.helpers import (
-    one_thread,  # noqa: F401 - a fixture
-    run_tool,
-    use_tiny,
-)
+from tests.helpers import run_tool, use_tiny
 from tests.pseudo_labels.helpers import save_photos
 
 

@@ -2,13 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import (
-    one_thread,  # noqa: F401 - a fixture
-    photo,
-    run_tool,
-    save_image,
-    use_tiny,
-)
+from tests.helpers import photo, run_tool, save_image, use_tiny
 
 FAST = ["--grid", "12", "--refine", "none"]
 

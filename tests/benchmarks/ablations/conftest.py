@@ -1,14 +1,7 @@
 import pytest
 
 from promerge_d2.labeler import ProMergeLabeler
-from tests.helpers import (
-    coco_json,
-    one_thread,  # noqa: F401 - a fixture
-    photo,
-    save_image,
-    square,
-    use_tiny,
-)
+from tests.helpers import coco_json, photo, save_image, square, use_tiny
 
 BOXES = ((84, 16, 120, 48), (24, 32, 60, 64), (60, 40, 96, 80))  # bright, x0 y0 x1 y1
 

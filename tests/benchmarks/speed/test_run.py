@@ -20,14 +20,7 @@ from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.pseudo_labels import LocalEngine
 from promerge_d2.utils.errors import UserError
 from tests.benchmarks.speed.helpers import shorten_sweeps
-from tests.helpers import (
-    ROOT,
-    TINY,
-    one_thread,  # noqa: F401 - a fixture
-    photo,
-    save_image,
-    use_tiny,
-)
+from tests.helpers import ROOT, TINY, photo, save_image, use_tiny
 
 SETTINGS = {"grid": (12, 12), "stride": 2}
 QUICK = {
