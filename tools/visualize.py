@@ -16,8 +16,8 @@ from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
 from promerge_d2.utils.files import check_writable
 from promerge_d2.utils.image import IMAGE_SUFFIXES, ImageError
 from promerge_d2.utils.threads import one_thread
-from promerge_d2.visualization.overlay import save_png
-from promerge_d2.visualization.stages import counted, draw_sheet, view_stages
+from promerge_d2.visualization.figures import save_figure
+from promerge_d2.visualization.stages import DPI, counted, draw_sheet, view_stages
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
         except ImageError as error:
             failures.append(error)
             continue
-        save_png(sheet, draw_sheet(view))
+        save_figure(draw_sheet(view), sheet, DPI)
         print(f"{counted(view.result.records, 'mask')}: {sheet}")
         if view.result.reason:
             print(f"  {view.result.reason} ({labeler.reasons[view.result.reason]})")

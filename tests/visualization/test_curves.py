@@ -2,8 +2,8 @@
 
 import json
 
-import matplotlib.pyplot as plt
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from promerge_d2.visualization.curves import plot_losses, read_losses
@@ -29,8 +29,13 @@ def test_of_a_resumed_run_the_later_entry_counts(tmp_path):
 
 
 def test_losses_are_drawn_run_by_run(tmp_path, monkeypatch):
-    kept = []
-    monkeypatch.setattr(plt, "close", kept.append)
+    kept, save = [], Figure.savefig
+
+    def keep(figure, *more, **options):
+        kept.append(figure)
+        save(figure, *more, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
     first = [{"iteration": i, "total_loss": 4.0 - i, "loss_mask": 1.0, "lr": 9.0} for i in (0, 1)]
     second = [{"iteration": 5, "total_loss": 1.0, "stage0/droploss/kept_background": 0.5}]
     plot_losses({"round 0": first, "round 1": second}, tmp_path / "losses.png")

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import ImageDraw
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from promerge_d2.labeler import (
     LABELERS,
@@ -17,23 +19,12 @@ from promerge_d2.labeler import (
     grid_masks,
 )
 from promerge_d2.labeler.promerge.filtering import FILTERS, mean_feature
-from promerge_d2.labeler.refine import REFINERS
+from promerge_d2.labeler.refine import refinement
 from promerge_d2.labeler.similarity import l2_normalize
-from promerge_d2.visualization.stages import (
-    PANELS,
-    SIDE,
-    View,
-    differing,
-    draw_contour,
-    draw_sheet,
-    heat,
-    inner_point,
-    one_by_one,
-    patch_center,
-    pca_colors,
-    view_stages,
-    why_pruned,
-)
+from promerge_d2.visualization.figures import save_figure
+from promerge_d2.visualization.stages import DPI, HINTS, PANELS, View, draw_sheet, view_stages
+from promerge_d2.visualization.stages.promerge import differing, why_pruned
+from promerge_d2.visualization.stages.view import SIDE, pca_colors
 from tests.helpers import square
 from tests.labeler.helpers import StubExtractor, blob_features, grid, squares, stub
 
@@ -46,23 +37,32 @@ def view_of(pixels, labeler=None, name="a.png", **settings):
     return view_stages(labeler, "release", pixels, name)
 
 
+def regions():
+    return RegionsLabeler(StubExtractor(), RegionsConfig(grid=12, refine="none"))
+
+
 def panels_of(view):
-    """Panels by title, None where not reached."""
-    return {title: function(view) for title, function in view.panels}
+    """Captions by title, None where not reached."""
+    return {title: drawn(view, title)[0] for title, _ in PANELS[view.labeler.name]}
 
 
-def written(view, monkeypatch):
-    """All that a sheet says, in order."""
-    texts, draw_text = [], ImageDraw.ImageDraw.text
+def drawn(view, title):
+    """A panel's caption, and the axes that it drew on."""
+    axes = Figure(figsize=(4, 4)).add_axes((0, 0, 1, 1))
+    return dict(PANELS[view.labeler.name])[title](view, axes), axes
 
-    def note(self, place, text, *more, **options):
-        texts.append(text)
-        draw_text(self, place, text, *more, **options)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageDraw.ImageDraw, "text", note)
-        draw_sheet(view)
-    return " ".join(texts)
+def written(view):
+    """All that a sheet says, in order; lines are joined."""
+    texts = [text.get_text() for text in draw_sheet(view).findobj(Text)]
+    return " ".join(text.replace("\u00a0", " ") for text in texts if text)
+
+
+def pixels_of(view):
+    """A sheet as a browser shows it: (height, width, 4) uint8."""
+    canvas = FigureCanvasAgg(draw_sheet(view))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def test_captions_of_a_square_counted_by_hand():
@@ -81,29 +81,30 @@ def test_captions_of_a_square_counted_by_hand():
         "Pruned": "background_filter = cascade, tau_f = 0.4, tau_ioa = 0.8: 1 of 6 masks kept; "
         "5 add nothing to smaller ones",
         "Merged": "tau_merge_ioa = 0.5, tau_merge_gate = 0.1, tau_merge_f = 0.1: 1 became 1 mask",
-        "Refined": "refine = none, refine_min_iou = 0.5: 1 of 1 mask kept",
-        "Scores": "1 mask: each scores 1.00",
+        "Refined": "refine = none, refine_min_iou = 0.5, unconfirmed = drop, max_iou = 1.0: "
+        "1 of 1 mask kept, each scores 1.00: none ranks above another",
     }
 
 
 def test_captions_of_maskcut():
     labeler = MaskCutLabeler(StubExtractor(), MaskCutConfig(grid=12, refine="none"))
     panels = panels_of(view_of(ONE, labeler))
-    assert list(panels) == ["Photograph", "Features", "Cuts", "Refined", "Scores"]
+    assert list(panels) == ["Photograph", "Features", "Cuts", "Refined"]
     assert panels["Cuts"].found == (
         "tau = 0.15, masks = 3, void_iou = 0.5, min_area = 0.01: 1 mask"
     )
-    assert panels["Refined"].found.endswith("1 of 1 mask kept")
+    assert "1 of 1 mask kept" in panels["Refined"].found
 
 
-def test_the_sheet_says_what_the_panels_found(monkeypatch):
-    view = view_of(ONE, name="red square.png")
-    text = written(view, monkeypatch)
-    assert "red square.png ProMerge, preset release: 1 mask" in text
-    for number, (title, panel) in enumerate(panels_of(view).items(), start=1):
-        assert f"{number} {title} " in text
-        assert panel.found in text
-        assert panel.shows in text
+def test_the_sheet_says_what_the_panels_found():
+    view = view_of(ONE, name="red $quare$.png")  # no formula
+    text = written(view)
+    assert "red $quare$.png" in text
+    assert "ProMerge, preset release: 1 mask" in text
+    for number, (title, caption) in enumerate(panels_of(view).items(), start=1):
+        assert f"{number}  {title} " in text
+        assert caption.found in text
+        assert caption.shows in text
     assert "not reached" not in text
 
 
@@ -123,29 +124,34 @@ def test_a_mask_left_out_of_the_vote_is_said_to_be():
         ({"stride": 12}, squares(12, 12, (0, 3, 0, 3)), "no_background", "Background vote"),
         ({"min_background": 1.0}, ONE, "small_background", "Background vote"),
         ({"tau_f": -1.0}, ONE, "all_pruned", "Pruned"),
-        ({"refine": "mean_field"}, ONE, "all_rejected_by_refinement", "Refined"),
+        ({"refine": "dense_crf"}, ONE, "all_rejected_by_refinement", "Refined"),
     ],
 )
 def test_without_masks_the_last_panel_says_why(monkeypatch, settings, pixels, reason, last):
-    monkeypatch.setitem(REFINERS, "mean_field", lambda image, masks: ~masks)
+    monkeypatch.setitem(refinement.REFINERS, "dense_crf", lambda image, masks: ~masks)
+    monkeypatch.setattr(refinement, "_import_densecrf", lambda: None)
     view = view_of(pixels, **settings)
     titles = [title for title, _ in PANELS["promerge"]]
     after = titles.index(last) + 1
-    assert [t for t, panel in panels_of(view).items() if panel is None] == titles[after:]
-    text = written(view, monkeypatch)
-    why = f"no masks, since {view.labeler.reasons[reason]} ({reason})"
-    assert text.count(why) == 2  # in the heading too
-    assert f"{panels_of(view)[last].found} {why}" in text
+    panels = panels_of(view)
+    assert [title for title, caption in panels.items() if caption is None] == titles[after:]
+    text = written(view)
+    for why in (view.labeler.reasons[reason], reason, HINTS[reason]):
+        assert text.count(why) == 2  # in the heading too
+    assert f"{panels[last].found} no masks" in text
     assert text.count("not reached") == len(titles) - after
-    end = " ".join(f"{number} {titles[number - 1]} not reached" for number in range(after + 1, 11))
-    assert end in text
 
 
-def test_maskcut_without_a_cut(monkeypatch):
+def test_maskcut_without_a_cut():
     labeler = MaskCutLabeler(StubExtractor(), MaskCutConfig(grid=4, refine="none"))
-    text = written(view_of(squares(12, 12), labeler), monkeypatch)
-    assert "0 masks no masks, since the patches are all alike" in text
-    assert "4 Refined not reached 5 Scores not reached" in text
+    text = written(view_of(squares(12, 12), labeler))
+    assert text.count("no_cut") == 2
+    assert text.count("not reached") == 1
+
+
+def test_every_reason_has_a_hint():
+    reasons = {reason for labeler in LABELERS.values() for reason in labeler.reasons}
+    assert reasons == set(HINTS)
 
 
 # Why masks were pruned
@@ -250,63 +256,39 @@ def test_differing_prompts():
     assert differing(between, 1, 4) == [1, 2, 0]
 
 
-def test_heat_goes_from_dark_to_bright():
-    black = np.zeros((2, 6, 3), np.uint8)
-    picture = heat(np.array([[-1.0, 0.5, 2.0]]), black).astype(int)
-    assert (picture[:, ::2] == picture[:, 1::2]).all()  # two pixels a patch
-    dark, middle, bright = picture[0, ::2].sum(axis=1)
-    assert dark < middle < bright
-    assert (heat(np.array([[0.0, 0.5, 1.0]]), black) == picture).all()
-    assert (heat(np.zeros((1, 1)), black + 255) > heat(np.zeros((1, 1)), black)).all()
-
-
-def test_contours_follow_the_patches():
-    picture = np.zeros((8, 12, 3), np.uint8)
-    draw_contour(picture, grid("...", ".#.", "...", "..."), 1)
-    wanted = square(8, 12, 4, 2, 8, 4)  # two by four pixels: all of them border
-    assert ((picture == 255).all(axis=2) == wanted).all()
-
-
-def test_points():
-    assert patch_center((0, 2), (4, 3), (8, 12)) == (10, 1)
-    assert inner_point(square(20, 30, 3, 5, 10, 12)) == (6, 8)
-    assert inner_point(np.ones((5, 7), bool)) in [(2, 2), (3, 2), (4, 2)]
-    ring = square(20, 30, 0, 0, 30, 20) & ~square(20, 30, 4, 4, 24, 16)
-    x, y = inner_point(ring)
-    assert ring[y, x]
-
-
 @pytest.mark.parametrize(
     ("size", "sides"),
     [((90, 120), (6, 12)), ((120, 90), (12, 6)), ((1, 1), (12, 12)), ((3, 4000), (2, 3))],
 )
 def test_all_sizes_and_grids(size, sides):
     view = view_of(squares(*size, (3, 8, 2, 7)), grid=sides)
-    height, width = view.photo.shape[:2]
-    assert max(height, width) == SIDE
-    for panel in panels_of(view).values():
-        if panel is not None:
-            assert panel.picture.shape == (height, width, 3)
-            assert panel.picture.dtype == np.uint8
-    sheet = draw_sheet(view)
-    assert sheet.shape[2] == 3
-    assert sheet.shape[1] > 5 * SIDE
+    assert max(view.photo.shape[:2]) == SIDE
+    height, width, _ = pixels_of(view).shape
+    assert width > 5 * SIDE
+    assert height > 2 * view.photo.shape[0]
 
 
-def test_the_same_input_gives_the_same_sheet():
-    first, second = (draw_sheet(view_of(ONE)) for _ in range(2))
-    assert first.tobytes() == second.tobytes()
+def test_a_panel_shows_the_photograph_pixel_by_pixel():
+    view = view_of(ONE)
+    sheet = pixels_of(view)[..., :3]
+    corner = np.argwhere((sheet == view.photo[0, 0]).all(axis=2))[0]
+    rows, columns = (
+        slice(start, start + side) for start, side in zip(corner, view.photo.shape[:2], strict=True)
+    )
+    assert np.array_equal(sheet[rows, columns], view.photo)
 
 
-def regions():
-    return RegionsLabeler(StubExtractor(), RegionsConfig(grid=12, refine="none"))
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    for name in "ab":
+        save_figure(draw_sheet(view_of(ONE)), tmp_path / name, DPI)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @pytest.mark.parametrize("labeler", [None, regions()], ids=["promerge", "regions"])
 def test_everything_that_the_stages_hold_is_drawn(labeler):
     """Who adds a field adds a panel."""
     view = view_of(ONE, labeler)
-    sheet = draw_sheet(view)
+    sheet = pixels_of(view)
     for field in dataclasses.fields(view.stages):
         value = getattr(view.stages, field.name)
         if field.name == "reason" or value is None:
@@ -315,40 +297,47 @@ def test_everything_that_the_stages_hold_is_drawn(labeler):
         other = dataclasses.replace(
             view, stages=dataclasses.replace(view.stages, **{field.name: changed})
         )
-        assert not np.array_equal(draw_sheet(other), sheet), field.name
+        assert not np.array_equal(pixels_of(other), sheet), field.name
+
+
+def test_heat_is_of_the_values_with_its_scale():
+    view = view_of(ONE)
+    caption, axes = drawn(view, "Foreground masks")
+    _, heat = axes.images
+    assert np.array_equal(heat.get_array(), view.stages.foreground.sum(axis=0))
+    assert caption.colors.get_clim() == (0, 6)
+    assert caption.threshold is None
+
+
+def test_the_line_around_the_background_follows_the_patches():
+    view = view_of(ONE)
+    caption, axes = drawn(view, "Background vote")
+    assert caption.threshold == 0.5
+    (line,) = axes.collections
+    corners = np.concatenate([path.vertices for path in line.get_paths()])
+    side = SIDE / 12
+    inner = corners[(corners > 0.5).all(axis=1) & (corners < SIDE - 0.5).all(axis=1)]
+    low, high = inner.min(axis=0), inner.max(axis=0)
+    assert low == pytest.approx([2 * side, 3 * side], abs=1)  # x, y
+    assert high == pytest.approx([7 * side, 8 * side], abs=1)
 
 
 def test_prompts_are_marked_by_what_became_of_them():
-    view = view_of(ONE)
-    picture = panels_of(view)["Prompts"].picture
-    for prompt in view.prompts:
-        x, y = patch_center(prompt, (12, 12), picture.shape)
-        red, green, _ = picture[y, x].astype(int)
-        on_square = prompt[0] in (4, 6) and prompt[1] in (2, 4, 6)
+    _, axes = drawn(view_of(ONE), "Prompts")
+    (dots,) = axes.collections
+    places = dots.get_offsets() / (SIDE / 12) - 0.5
+    assert np.allclose(places, np.stack(np.mgrid[0:12:2, 0:12:2][::-1], -1).reshape(-1, 2))
+    for (column, row), (red, green, *_) in zip(places.round(), dots.get_facecolors(), strict=True):
+        on_square = row in (4, 6) and column in (2, 4, 6)
         assert (green > red) == on_square
 
 
-def test_scores_are_written_best_first(monkeypatch):
-    view = view_of(squares(96, 120, (2, 4, 2, 4), (6, 11, 4, 11)), component_share=0.1)
-    assert len(view.result.records) == 2
-    view.result.records[0]["score"] = 0.25
-    view.result.records[1]["score"] = 0.75
-    text = written(view, monkeypatch)
-    assert text.index("0.75") < text.index("0.25")
-    assert "2 masks: scores from 0.75 to 0.25" in text
-    monkeypatch.setattr("promerge_d2.visualization.stages.LISTED", 1)
-    assert written(view, monkeypatch).count("0.25") == 1  # in the caption only
-
-
-def test_best_regions_say_what_cost_them_most(monkeypatch):
+def test_best_regions_say_what_cost_them_most():
     """Each of nine tiles has its score and a cue whose value is no less than the score."""
     view = view_of(ONE, regions())
-    panels = panels_of(view)
-    assert list(panels) == [title for title, _ in PANELS["regions"]]
-    assert "regions kept, scores from 0." in panels["Best regions"].found
+    assert "regions kept, scores from 0." in panels_of(view)["Best regions"].found
     said = re.findall(
-        r"(0\.\d\d) (contrast|agreement|background|border|size) (0\.\d\d)",
-        written(view, monkeypatch),
+        r"(0\.\d\d)\n(contrast|agreement|background|border|size) (0\.\d\d)", written(view)
     )
     assert len(said) == min(9, len(view.stages.merged)) > 3
     for (score, _, cue), expected in zip(said, view.stages.scores, strict=False):
@@ -359,29 +348,32 @@ def test_many_masks_are_not_all_drawn_over_each_other(monkeypatch):
     view = view_of(ONE, regions())
     count = len(view.result.records)
     assert count > 3
-    monkeypatch.setattr("promerge_d2.visualization.stages.LISTED", count)
-    all_drawn = panels_of(view)["Refined"]
-    assert "are drawn" not in all_drawn.shows
-    monkeypatch.setattr("promerge_d2.visualization.stages.LISTED", 2)
-    some_drawn = panels_of(view)["Refined"]
-    assert some_drawn.shows.endswith("The first 1 are drawn.")
-    assert (some_drawn.picture != all_drawn.picture).any()
+    pictures = {}
+    for crowded in (count, 2):
+        monkeypatch.setattr("promerge_d2.visualization.stages.view._CROWDED", crowded)
+        caption, axes = drawn(view, "Refined")
+        assert caption.shows.endswith("The first 1 are drawn.") == (crowded == 2)
+        pictures[crowded] = axes.images[0].get_array()
+    assert (pictures[count] != pictures[2]).any()
 
 
 def test_masks_one_by_one_by_hand():
     """Of the second mask, the right half, the second tile shows the photograph's right half."""
     photo = np.full((90, 90, 3), (200, 0, 0), np.uint8)
-    right = np.zeros((90, 90), bool)
-    right[:, 45:] = True
-    picture = one_by_one(photo, [~right, right], ["", ""]).astype(int)
-    red = (picture[..., 0] - picture[..., 1]) > 150
-    assert red[10, 5]
-    assert not red[10, 25]
-    assert not red[10, 35]
-    assert red[10, 55]
-    assert (picture[31:] == 255).all()  # no more masks
-    labelled = one_by_one(photo, [right], ["0.50"])
-    assert (labelled[:30, :30] != picture[:30, 31:60][:, :1]).any()
+    right = square(90, 90, 45, 0, 90, 90)
+    view = View("a", photo, None, "best", None, None, None)
+    figure = Figure(figsize=(3, 3))
+    axes = figure.add_axes((0, 0, 1, 1))
+    view.show_one_by_one(axes, [~right, right], ["0.75", "0.50"])
+    first, second = axes.child_axes
+    for tile, mask, text in ((first, ~right, "0.75"), (second, right, "0.50")):
+        picture = tile.images[0].get_array().astype(int)
+        assert np.array_equal(picture[..., 0] - picture[..., 1] > 150, mask)
+        assert [words.get_text() for words in tile.texts] == [text]
+    figure.canvas.draw()
+    places = [tile.get_position().bounds for tile in (first, second)]
+    assert places[0][:2] == pytest.approx((0, 2 / 3), abs=0.01)
+    assert places[1][:2] == pytest.approx((1 / 3, 2 / 3), abs=0.01)
 
 
 def test_every_labeler_has_panels():
