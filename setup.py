@@ -10,7 +10,7 @@ from setuptools import find_packages, setup
 init = Path(__file__).with_name("promerge_d2").joinpath("version.py").read_text(encoding="utf-8")
 version = re.search(r'^__version__ = "(.+)"$', init, re.MULTILINE)[1]
 
-demo = ["matplotlib", "onnx", "scikit-image", "scikit-learn"]
+demo = ["onnx", "scikit-image", "scikit-learn"]
 
 setup(
     name="promerge_d2",
@@ -21,10 +21,15 @@ setup(
     # an editable install puts this folder on the path: benchmarks/ is no part of the wheel
     package_dir={"": "."},
     packages=find_packages(include=["promerge_d2", "promerge_d2.*"]),
-    package_data={"promerge_d2": ["py.typed"]},
+    package_data={
+        "promerge_d2": ["py.typed"],
+        "promerge_d2.visualization": ["templates/*.html"],
+    },
     install_requires=[
         "fvcore",
         "iopath",
+        "jinja2",
+        "matplotlib",
         "numba",  # mask refinement
         "numpy",
         "opencv-python-headless",  # the other build wants libGL, which servers lack
@@ -38,7 +43,7 @@ setup(
     ],
     extras_require={
         "crf": ["pydensecrf2"],  # the papers' CRF, to compare with; needs a C++ compiler
-        "demo": demo,  # the quick start: offline weights, example images, plots
+        "demo": demo,  # the quick start: offline weights, example images
         "dev": [
             *demo,
             *("hypothesis", "pytest", "pytest-xdist"),

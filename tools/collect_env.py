@@ -29,6 +29,8 @@ REQUIRED = (
     "pycocotools",
     "fvcore",
     "iopath",
+    "jinja2",
+    "matplotlib",
 )
 # Optional part: how to get it.
 OPTIONAL = {
@@ -37,7 +39,6 @@ OPTIONAL = {
     "onnx": "pip install -e '.[demo]'",
     "skimage": "pip install -e '.[demo]'",
     "sklearn": "pip install -e '.[demo]'",
-    "matplotlib": "pip install -e '.[demo]'",
 }
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from promerge_d2.visualization.figures import picture
 
 
 def read_losses(file: Path) -> list[dict]:
-    """What detectron2 logged in ``metrics.json``, by iteration.
+    """Read what detectron2 logged in ``metrics.json``, by iteration.
 
     Of an iteration that a stopped run had logged before it went on from a checkpoint, the later
     entry counts. A line that was being written when the run was killed is left out.
+
+    Args:
+        file: ``metrics.json``.
 
     Returns:
         Dicts with ``iteration``, ``total_loss`` and the other losses.
@@ -42,7 +46,7 @@ def plot_losses(runs: Mapping[str, Sequence[dict]], path: Path) -> None:
             iterations = [entry["iteration"] for entry in logged]
             names = {name for entry in logged for name in entry if "loss" in name}
             for name in sorted(name for name in names if "droploss" not in name):
-                style = {"linewidth": 1}
+                style: dict[str, Any] = {"linewidth": 1}
                 if name == "total_loss":
                     style = {"linewidth": 2.5, "color": "black", "zorder": 3}
                 losses = [entry.get(name, float("nan")) for entry in logged]

@@ -18,12 +18,13 @@ _ALPHA = 0.45
 
 
 def color_of(index: int) -> tuple[int, int, int]:
-    """The RGB colour of the index-th mask; hues step by the golden ratio, so neighbours differ."""
+    """Give the RGB colour of a mask; hues step by the golden ratio, so that neighbours differ."""
     hue = (0.02 + index * 0.618034) % 1.0
-    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.85, 1.0))
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.85, 1.0))
+    return red, green, blue
 
 
-def draw_masks(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
+def draw_masks(image: np.ndarray, masks: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Tint each mask and draw its outline; larger masks go below smaller ones.
 
     Args:

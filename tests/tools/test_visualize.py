@@ -60,7 +60,10 @@ def test_the_other_labeler(draw, photos, tmp_path):
     code, out, _ = draw(photos[:1], tmp_path / "maskcut.png", "--preset", "maskcut")
     assert code == 0
     assert out.endswith(f": {tmp_path / 'maskcut.png'}\n")
-    with Image.open(tmp_path / "promerge.png") as nine, Image.open(tmp_path / "maskcut.png") as four:
+    with (
+        Image.open(tmp_path / "promerge.png") as nine,
+        Image.open(tmp_path / "maskcut.png") as four,
+    ):
         assert four.size[0] < nine.size[0]  # four panels are one row
         assert four.size[1] < nine.size[1]
 

@@ -200,7 +200,8 @@ def why_pruned(view: View) -> dict[str, int]:
 def _prompted(view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Prompts (K, 2), their masks (K, H, W) bool, and which are background candidates (K,)."""
     config = view.config
-    points = prompt_grid(*view.features.shape[1:], config.stride)
+    _, rows, columns = view.features.shape
+    points = prompt_grid(rows, columns, config.stride)
     masks = prompt_masks(l2_normalize(view.features), points, config.tau_b)
     return points, masks, covers_sides(masks, config.side_rule)
 

@@ -57,8 +57,8 @@ def scored(view: View, axes: Axes) -> Caption | None:
     del cues["score"]
     words = []
     for index in range(len(best)):
-        name = min(cues, key=lambda name, index=index: cues[name][index])
-        words.append(f"{stages.scores[index]:.2f}\n{name} {cues[name][index]:.2f}")
+        cost, name = min((values[index], name) for name, values in cues.items())
+        words.append(f"{stages.scores[index]:.2f}\n{name} {cost:.2f}")
     view.show_one_by_one(axes, upsample(best, *view.photo.shape[:2]), words)
     most, least = stages.scores.max(), stages.scores.min()
     return Caption(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from promerge_d2.visualization.stages import maskcut, promerge, regions
@@ -77,11 +79,11 @@ def draw_sheet(view: View) -> Figure:
     figure.set_size_inches(sheet_width / DPI, sheet_height / DPI)
     for index, (axes, _) in enumerate(cells):
         row, column = divmod(index, _COLUMNS)
-        left = _GAP + column * (SIDE + _GAP)
-        bottom = _HEADING + sum(bottoms[:row]) + _TITLE + height
-        corner = left / sheet_width, 1 - bottom / sheet_height
+        x, y = _GAP + column * (SIDE + _GAP), _HEADING + sum(bottoms[:row]) + _TITLE + height
+        corner = x / sheet_width, 1 - y / sheet_height
         axes.set_position((*corner, width / sheet_width, height / sheet_height))
-    left, words = _GAP / sheet_width, {"va": "top", "parse_math": False}
+    left = _GAP / sheet_width
+    words: dict[str, Any] = {"va": "top", "parse_math": False}
     figure.text(left, 1 - _GAP / sheet_height, view.name, size=_points(24), **words)
     text = f"{view.labeler.title}, preset {view.preset}: {outcome}"
     color = _RED if reason else _BLACK
@@ -93,13 +95,14 @@ def _write(view: View, axes: Axes, caption: Caption | None, outcome: str) -> int
     """Write the words below a panel; return how many pixels they take."""
     if caption is None:
         view.show(axes, np.full_like(view.photo, 238))
-        middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+        middle: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
         axes.text(0.5, 0.5, "not reached", color=_GREY, size=_points(18), **middle)
         return 0
     depth = _BREAK
     if caption.colors is not None:
         height, width = view.photo.shape[:2]
-        _draw_scale(axes.inset_axes((0, -15 / height, SIDE / width, 8 / height)), caption)
+        bar = axes.inset_axes((0, -15 / height, SIDE / width, 8 / height))
+        _draw_scale(bar, caption.colors, caption.threshold)
         depth += _SCALE
     for text, color in ((caption.found, _BLACK), (outcome, _RED), (caption.shows, _GREY)):
         # a setting and its value stay on one line
@@ -121,9 +124,8 @@ def _write(view: View, axes: Axes, caption: Caption | None, outcome: str) -> int
     return depth
 
 
-def _draw_scale(bar: Axes, caption: Caption) -> None:
+def _draw_scale(bar: Axes, colors: ScalarMappable, threshold: float | None) -> None:
     """Draw the colour scale of a heat map: its ends, and the threshold between them."""
-    colors, threshold = caption.colors, caption.threshold
     ticks = [*colors.get_clim(), *([] if threshold is None else [threshold])]
     scale = bar.figure.colorbar(colors, cax=bar, orientation="horizontal", ticks=ticks, format="%g")
     scale.outline.set_visible(False)

@@ -10,7 +10,7 @@ panel's photograph in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,10 +90,9 @@ class View:
             picture, extent=(0, width, height, 0), interpolation="nearest", **options
         )
 
-    def show_masks(self, axes: Axes, masks: Sequence[np.ndarray]) -> None:
-        """Draw masks, each (H, W) bool on the grid, over the photograph."""
-        large = upsample(np.asarray(masks), *self.photo.shape[:2]) if len(masks) else []
-        self.show(axes, draw_masks(self.photo, large))
+    def show_masks(self, axes: Axes, masks: np.ndarray) -> None:
+        """Draw masks (M, H, W) bool of the grid over the photograph."""
+        self.show(axes, draw_masks(self.photo, upsample(masks, *self.photo.shape[:2])))
 
     def show_heat(
         self, axes: Axes, values: np.ndarray, low: float = 0, high: float = 1
@@ -111,7 +110,7 @@ class View:
             axes.contour(columns, rows, padded, [0.5], colors="white", linewidths=width)
 
     def show_one_by_one(
-        self, axes: Axes, masks: Sequence[np.ndarray], words: Sequence[str]
+        self, axes: Axes, masks: Sequence[np.ndarray] | np.ndarray, words: Sequence[str]
     ) -> None:
         """Draw up to ``ALONE`` squared masks, each (h, w) bool, alone on a faint photograph."""
         faint = cv2.cvtColor(self.photo, cv2.COLOR_RGB2GRAY)[..., None] // 3 + 150
@@ -225,7 +224,7 @@ def score_range(records: Sequence[dict]) -> str:
     return f", scores from {max(scores):.2f} to {min(scores):.2f}"
 
 
-def counted(things: Sequence, name: str) -> str:
+def counted(things: Sized, name: str) -> str:
     """Count things in words: ``1 mask``, ``2 masks``."""
     return f"{len(things)} {name}" + ("" if len(things) == 1 else "s")
 
