@@ -19,10 +19,10 @@ from promerge_d2.labeler import (
     grid_masks,
 )
 from promerge_d2.labeler.promerge.filtering import FILTERS, mean_feature
-from promerge_d2.labeler.refine import refinement
+from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.visualization.figures import save_figure
-from promerge_d2.visualization.stages import DPI, HINTS, PANELS, View, draw_sheet, view_stages
+from promerge_d2.visualization.stages import DPI, PANELS, View, draw_sheet, view_stages
 from promerge_d2.visualization.stages.promerge import differing, why_pruned
 from promerge_d2.visualization.stages.view import SIDE, pca_colors
 from tests.helpers import square
@@ -81,8 +81,8 @@ def test_captions_of_a_square_counted_by_hand():
         "Pruned": "background_filter = cascade, tau_f = 0.4, tau_ioa = 0.8: 1 of 6 masks kept; "
         "5 add nothing to smaller ones",
         "Merged": "tau_merge_ioa = 0.5, tau_merge_gate = 0.1, tau_merge_f = 0.1: 1 became 1 mask",
-        "Refined": "refine = none, refine_min_iou = 0.5, unconfirmed = drop, max_iou = 1.0: "
-        "1 of 1 mask kept, each scores 1.00: none ranks above another",
+        "Refined": "refine = none, refine_min_iou = 0.5: 1 of 1 mask kept, "
+        "each scores 1.00: none ranks above another",
     }
 
 
@@ -124,19 +124,18 @@ def test_a_mask_left_out_of_the_vote_is_said_to_be():
         ({"stride": 12}, squares(12, 12, (0, 3, 0, 3)), "no_background", "Background vote"),
         ({"min_background": 1.0}, ONE, "small_background", "Background vote"),
         ({"tau_f": -1.0}, ONE, "all_pruned", "Pruned"),
-        ({"refine": "dense_crf"}, ONE, "all_rejected_by_refinement", "Refined"),
+        ({"refine": "mean_field"}, ONE, "all_rejected_by_refinement", "Refined"),
     ],
 )
 def test_without_masks_the_last_panel_says_why(monkeypatch, settings, pixels, reason, last):
-    monkeypatch.setitem(refinement.REFINERS, "dense_crf", lambda image, masks: ~masks)
-    monkeypatch.setattr(refinement, "_import_densecrf", lambda: None)
+    monkeypatch.setitem(REFINERS, "mean_field", lambda image, masks: ~masks)
     view = view_of(pixels, **settings)
     titles = [title for title, _ in PANELS["promerge"]]
     after = titles.index(last) + 1
     panels = panels_of(view)
     assert [title for title, caption in panels.items() if caption is None] == titles[after:]
     text = written(view)
-    for why in (view.labeler.reasons[reason], reason, HINTS[reason]):
+    for why in (view.labeler.reasons[reason], reason):
         assert text.count(why) == 2  # in the heading too
     assert f"{panels[last].found} no masks" in text
     assert text.count("not reached") == len(titles) - after
@@ -147,11 +146,6 @@ def test_maskcut_without_a_cut():
     text = written(view_of(squares(12, 12), labeler))
     assert text.count("no_cut") == 2
     assert text.count("not reached") == 1
-
-
-def test_every_reason_has_a_hint():
-    reasons = {reason for labeler in LABELERS.values() for reason in labeler.reasons}
-    assert reasons == set(HINTS)
 
 
 # Why masks were pruned

@@ -6,7 +6,7 @@ and list it in ``PANELS`` of that file; a new labeler's file is listed in ``shee
 
 from __future__ import annotations
 
-from promerge_d2.visualization.stages.sheet import DPI, HINTS, PANELS, draw_sheet
+from promerge_d2.visualization.stages.sheet import DPI, PANELS, draw_sheet
 from promerge_d2.visualization.stages.view import View, counted, view_stages
 
-__all__ = ["DPI", "HINTS", "PANELS", "View", "counted", "draw_sheet", "view_stages"]
+__all__ = ["DPI", "PANELS", "View", "counted", "draw_sheet", "view_stages"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from promerge_d2.labeler.refine.refinement import upsample
+from promerge_d2.labeler.refine.resize import upsample
 from promerge_d2.labeler.regions.scoring import Frame, resemblance_to_border, score_masks
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.visualization.stages.view import (

@@ -20,18 +20,6 @@ PANELS: dict[str, tuple[Panel, ...]] = {
 }
 """By the labeler's name, in the order of its work."""
 
-HINTS = {
-    "no_foreground": "raise tau_b, so that masks get smaller and cover fewer sides",
-    "no_background": "lower tau_b, so that masks get larger, or side_rule = at_least_half",
-    "small_background": "lower background_vote or min_background",
-    "all_pruned": "raise tau_f or tau_ioa",
-    "all_rejected_by_refinement": "lower refine_min_iou, or refine = none",
-    "no_regions": "lower min_patches or raise max_share",
-    "no_scored_regions": "lower min_patches, or raise grid",
-    "no_cut": "raise tau if the features look all alike, lower it if they look like noise",
-}
-"""What to turn, by the reason why an image has no mask."""
-
 DPI = 100
 # pixels
 _COLUMNS, _GAP, _HEADING, _TITLE, _SCALE, _LINE, _BREAK = 5, 24, 98, 30, 34, 19, 6
@@ -56,7 +44,7 @@ def draw_sheet(view: View) -> Figure:
     reason = view.result.reason
     outcome = counted(view.result.records, "mask")
     if reason:
-        outcome = f"no masks, since {view.labeler.reasons[reason]} ({reason}). Try: {HINTS[reason]}"
+        outcome = f"no masks, since {view.labeler.reasons[reason]} ({reason})"
     cells = []
     for number, (title, draw) in enumerate(PANELS[view.labeler.name], start=1):
         axes = figure.add_axes((0, 0, 1, 1), label=title)

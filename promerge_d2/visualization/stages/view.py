@@ -23,7 +23,7 @@ from matplotlib.patheffects import withStroke
 from pycocotools import mask as mask_utils
 
 from promerge_d2.labeler import Labeler, LabelResult
-from promerge_d2.labeler.refine.refinement import resize_mask, upsample
+from promerge_d2.labeler.refine.resize import resize_mask, upsample
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageLike, load_image, resize_image
@@ -202,10 +202,10 @@ def refined(view: View, axes: Axes) -> Caption | None:
     drawn = after if len(after) <= _CROWDED else after[: _CROWDED // 2]
     view.show(axes, draw_masks(view.photo, view.masks(drawn)))
     return Caption(
-        f"{view.settings('refine', 'refine_min_iou', 'unconfirmed', 'max_iou')}: {len(after)} of "
-        f"{counted(before, 'mask')} kept{score_range(after)}",
+        f"{view.settings('refine', 'refine_min_iou')}: {len(after)} of {counted(before, 'mask')} "
+        f"kept{score_range(after)}",
         "The final masks, drawn along the edges of the image. One that changes to an IoU below "
-        "refine_min_iou is dropped, or kept unrefined: see unconfirmed."
+        "refine_min_iou is dropped; the labeler regions keeps it unrefined."
         + ("" if drawn is after else f" The first {len(drawn)} are drawn."),
     )
 
