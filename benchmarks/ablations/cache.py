@@ -1,4 +1,4 @@
-"""What is computed once and kept on disk: images done with the network, and refined masks.
+"""What is computed once and kept on disk: images after the network, and refined masks.
 
 Folder and name of a file say what it follows from (weights and facet; the pixels that the network
 and the refiner see), so a changed image, grid or network finds none and is computed anew; so is a
@@ -45,18 +45,18 @@ class Cache:
 
     @classmethod
     def of(cls, extractor: FeatureExtractor, root: Path) -> Cache:
-        """The part of ``root`` that belongs to a network."""
+        """Name the part of ``root`` that belongs to a network."""
         center, precision = extractor.center, extractor.precision
         identity = repr((promerge_d2.__version__, extractor.weights_sha256, center, precision))
         digest = hashlib.sha256(identity.encode()).hexdigest()
         return cls(root / f"{extractor.backbone.name}-{extractor.facet}-{digest[:12]}")
 
     def features_file(self, key: str) -> Path:
-        """Where the image with this key (``key_of``) is kept after the network."""
+        """Name the file of the image with this key (``key_of``), as it is after the network."""
         return self.folder / f"{key}.npz"
 
     def load(self, key: str) -> ImageFeatures | None:
-        """An image after the network, or None where it is not there or damaged."""
+        """Read an image after the network; None where it is not there or damaged."""
         arrays = _read(self.features_file(key))
         if not arrays.keys() >= {"size", "working", "features"}:
             return None
@@ -85,29 +85,30 @@ class Cache:
             key: of the image, see ``key_of``.
             name: of a refiner of ``REFINERS``; for ``none`` there is no refiner.
         """
-        if REFINERS[name] is None:
+        refiner = REFINERS[name]
+        if refiner is None:
             yield None
             return
         file = self.folder / f"{key}.masks.npz"
         known = _read(file)
         before = len(known)
-        yield _remembering(name, REFINERS[name], known)
+        yield _remembering(name, refiner, known)
         if len(known) > before:
             with atomic_path(file) as part, open(part, "wb") as out:
-                np.savez_compressed(out, **known)
+                np.savez_compressed(out, allow_pickle=False, **known)
 
 
 def key_of(decoded: PreprocessedImage) -> str:
-    """The SHA-256 of all that the network, the refiner and the records see of an image."""
+    """Compute the SHA-256 of all that the network, the refiner and the records see of an image."""
     sizes = (decoded.height, decoded.width, decoded.views[0].shape, decoded.working_image.shape)
     digest = hashlib.sha256(repr(sizes).encode())
     for pixels in (*decoded.views, decoded.working_image):
-        digest.update(np.ascontiguousarray(pixels))
+        digest.update(pixels.tobytes())
     return digest.hexdigest()
 
 
 def _remembering(name: str, refine: Refiner, known: Arrays) -> Refiner:
-    """The refiner ``name``, which looks masks up in ``known`` and adds to it."""
+    """Make the refiner ``name`` look masks up in ``known`` and add to it."""
 
     def look_up(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
         on_image = hashlib.sha256(f"{name} {image.shape} ".encode() + image.tobytes())
@@ -127,7 +128,7 @@ def _remembering(name: str, refine: Refiner, known: Arrays) -> Refiner:
 
 
 def _read(file: Path) -> Arrays:
-    """All arrays of an ``.npz`` file; none where it is not there or damaged."""
+    """Read all arrays of an ``.npz`` file; none where it is not there or damaged."""
     try:
         with np.load(file) as arrays:
             return dict(arrays)

@@ -1,7 +1,4 @@
-"""The experiments: what each varies, and how its rows are drawn.
-
-Settings are given as text, so that a preset may read them as it likes (one tau_b or several).
-"""
+"""The experiments: what each varies, of which labeler, and how its rows are drawn."""
 
 from __future__ import annotations
 
@@ -61,14 +58,20 @@ class Setup:
     scenes: int = SCENES
     workers: int | None = None
 
+    @property
+    def labelled(self) -> LabelledImages:
+        """The images, of an experiment that is not painted."""
+        assert self.images is not None
+        return self.images
+
     def results(self, name: str, run: dict[str, Any], data: dict[str, Any]) -> Results:
-        """The table of an experiment whose rows all follow from this labeler and these images."""
+        """Open the table of an experiment; its rows follow from this labeler and these images."""
         return Results(self.output, name, {**run, "data": data})
 
     def sweep(
         self, results: Results, points: Sequence[Point], labeler: Labeler, images: LabelledImages
     ) -> None:
-        """``sweep`` with the folder and processes of this command."""
+        """Call ``sweep`` with the folder and processes of this command."""
         count = choose_workers(len(images.files)) if self.workers is None else self.workers
         sweep(results, points, labeler, images, self.cache, count)
 
@@ -82,80 +85,79 @@ class Experiment:
         run: fills its table; takes its name and the setup.
         plot: draws rows into a PNG.
         painted: it needs no labelled images.
+        labeler: the labeler whose settings it varies; None goes with every labeler.
     """
 
     title: str
     run: Callable[[str, Setup], None]
     plot: Callable[[Sequence[Row], Path], None]
     painted: bool = False
+    labeler: str | None = None
 
 
 def run_points(points: Callable[[Labeler], list[Point]], name: str, setup: Setup) -> None:
-    """Settings of one labeler on the labelled images."""
+    """Try settings of one labeler on the labelled images."""
     labeler = setup.make()
     run = labeler.describe(setup.preset)
-    results = setup.results(name, run, setup.images.describe())
-    setup.sweep(results, points(labeler), labeler, setup.images)
+    results = setup.results(name, run, setup.labelled.describe())
+    setup.sweep(results, points(labeler), labeler, setup.labelled)
 
 
 def prompts(labeler: Labeler) -> list[Point]:
-    """Strides between prompts, and how many prompts that makes."""
+    """List strides between prompts, and how many prompts that makes."""
     rows, columns = labeler.config.grid
+    counts = {stride: -(-rows // stride) * -(-columns // stride) for stride in STRIDES}
     return [
-        Point(
-            {"stride": str(s), "prompts": str(-(-rows // s) * -(-columns // s))}, {"stride": str(s)}
-        )
-        for s in STRIDES
+        Point({"stride": str(stride), "prompts": str(count)}, {"stride": str(stride)})
+        for stride, count in counts.items()
     ]
 
 
 def filters(_: Labeler) -> list[Point]:
-    """The cascade filter, each of its tests alone, and none."""
+    """List the cascade filter, each of its tests alone, and none."""
     return [Point({"filter": name}, {"background_filter": name}) for name in FILTERS]
 
 
 def tau_b(_: Labeler) -> list[Point]:
-    """The cosine above which a patch belongs to a prompt's mask."""
+    """List cosines above which a patch belongs to a prompt's mask."""
     return [Point({"tau_b": value}, {"tau_b": value}) for value in TAU_B]
 
 
 def merging(_: Labeler) -> list[Point]:
-    """Both thresholds of merging."""
-    points = []
-    for ioa, feature in itertools.product(TAU_MERGE, TAU_MERGE):
-        settings = {"tau_merge_ioa": ioa, "tau_merge_f": feature}
-        points.append(Point(settings, settings))
-    return points
+    """List pairs of both thresholds of merging."""
+    pairs = itertools.product(TAU_MERGE, TAU_MERGE)
+    settings = [{"tau_merge_ioa": ioa, "tau_merge_f": feature} for ioa, feature in pairs]
+    return [Point(setting, setting) for setting in settings]
 
 
 def run_facets(name: str, setup: Setup) -> None:
-    """What the last block gives: query, key, value or token."""
+    """Try what the last block gives: query, key, value or token."""
     labeler = setup.make(facet=None)
     run = labeler.describe(setup.preset)
     del run["backbone"]["facet"]
-    results = setup.results(name, run, setup.images.describe())
+    results = setup.results(name, run, setup.labelled.describe())
     for facet in labeler.extractor.backbone.facets:
-        setup.sweep(results, [Point({"facet": facet})], setup.make(facet=facet), setup.images)
+        setup.sweep(results, [Point({"facet": facet})], setup.make(facet=facet), setup.labelled)
 
 
 def run_backbones(name: str, setup: Setup) -> None:
-    """Networks and weights, each with its own default facet, and centred as its entry says."""
+    """Try networks and weights, each with its own default facet, and centred as its entry says."""
     for backbone, weights in setup.backbones:
         labeler = setup.make(backbone=backbone, weights=weights, facet=None)
         run = labeler.describe(setup.preset)
         del run["description"], run["backbone"]
-        results = setup.results(name, run, setup.images.describe())
+        results = setup.results(name, run, setup.labelled.describe())
         extractor = labeler.extractor
         columns = {
             "backbone": backbone,
-            "weights": extractor.weights_sha256[:6],
+            "weights": (extractor.weights_sha256 or "")[:6],
             "features": extractor.facet + (" centred" if extractor.center else ""),
         }
-        setup.sweep(results, [Point(columns)], labeler, setup.images)
+        setup.sweep(results, [Point(columns)], labeler, setup.labelled)
 
 
 def run_background(name: str, setup: Setup) -> None:
-    """The whole labeler on painted scenes."""
+    """Try the whole labeler on painted scenes."""
     labeler = setup.make()
     cases = {}
     for case in CASES:
@@ -168,7 +170,7 @@ def run_background(name: str, setup: Setup) -> None:
 
 
 def offline_backbones() -> list[str]:
-    """Names of the backbones whose weights are on this machine."""
+    """Name the backbones whose weights are on this machine."""
 
     def is_here(backbone: Backbone) -> bool:
         if backbone.url is not None:
@@ -187,16 +189,19 @@ EXPERIMENTS = {
         "Number of prompts against quality and speed",
         partial(run_points, prompts),
         partial(plots.curves, column="stride", panels=(*QUALITY, ("seconds",)), below="prompts"),
+        labeler="promerge",
     ),
     "filters": Experiment(
         "Background filter: both tests, one of them, none",
         partial(run_points, filters),
-        partial(plots.bars, column="filter", panels=(*QUALITY, ("empty",))),
+        partial(plots.named_bars, column="filter", panels=(*QUALITY, ("empty",))),
+        labeler="promerge",
     ),
     "tau_b": Experiment(
         "tau_b: how alike a prompt and the patches of its mask are",
         partial(run_points, tau_b),
         partial(plots.curves, column="tau_b", panels=(*QUALITY, ("empty",))),
+        labeler="promerge",
     ),
     "merging": Experiment(
         "Thresholds of merging: overlap and features",
@@ -207,16 +212,17 @@ EXPERIMENTS = {
             up="tau_merge_f",
             names=("AP", "AR100", "masks"),
         ),
+        labeler="promerge",
     ),
     "facets": Experiment(
         "Facets of the last block",
         run_facets,
-        partial(plots.bars, column="facet", panels=(*QUALITY, ("empty",))),
+        partial(plots.named_bars, column="facet", panels=(*QUALITY, ("empty",))),
     ),
     "backbones": Experiment(
         "Backbones",
         run_backbones,
-        partial(plots.bars, column="backbone", panels=(*QUALITY, ("empty",))),
+        partial(plots.named_bars, column="backbone", panels=(*QUALITY, ("empty",))),
     ),
     "background": Experiment(
         "Background: painted scenes that try the rule of the edge",

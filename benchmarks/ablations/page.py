@@ -10,9 +10,8 @@ from typing import Any
 from benchmarks.ablations.experiments import EXPERIMENTS
 from benchmarks.ablations.results import Row, read_rows
 from benchmarks.ablations.sweep import FIGURES
-from benchmarks.speed.report import table
-from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.files import atomic_path, make_folder, read_json
+from benchmarks.report import table, write_blocks
+from promerge_d2.utils.files import make_folder, read_json
 from promerge_d2.visualization.report import Table, write_report
 
 BEST = 10  # rows shown of a longer table
@@ -35,7 +34,9 @@ def write_page(folder: Path, changed: str) -> list[str]:
     Returns:
         The names of these experiments.
     """
-    tables, figures, trainings = [], [], {}
+    tables: list[Table] = []
+    figures: list[tuple[str, str]] = []
+    trainings: dict[str, None] = {}
     for name, experiment in EXPERIMENTS.items():
         rows = read_rows(folder / f"{name}.csv")
         if not rows:
@@ -62,49 +63,36 @@ def write_page(folder: Path, changed: str) -> list[str]:
 
 
 def write_markdown(folder: Path, names: Sequence[str], file: Path) -> None:
-    """Replace the experiments' blocks of a Markdown file; plots go to ``images`` beside it.
+    """Write experiments into the blocks of a Markdown file; plots go to ``images`` beside it.
 
     Args:
         folder: of ``write_page``.
-        names: experiments.
-        file: for each name it may have the lines ``<!-- NAME: begin -->`` and
-            ``<!-- NAME: end -->``, between which the block goes; without them it is left out.
+        names: of experiments; a block has the name of one, see ``write_blocks``.
+        file: the page.
 
     Raises:
-        UserError: it has one of the two lines, or the end first.
+        UserError: as ``write_blocks``.
     """
-    text = file.read_text(encoding="utf-8")
-    images = make_folder(file.parent / "images")
+    blocks = {}
     for name in names:
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        if begin not in text and end not in text:
-            continue
-        if not 0 <= text.find(begin) < text.find(end):
-            raise UserError(f"{file} needs the lines {begin} and {end}, in this order")
-        plot = f"ablate_{name}.png"
-        shutil.copyfile(folder / f"{name}.png", images / plot)
         run = read_json(folder / f"{name}.json", "record of an experiment")
         head, body, cut = _cells(name, read_rows(folder / f"{name}.csv"))
-        block = "\n\n".join(
-            (
-                " ".join((_made_with(run), cut)).strip(),
-                table(head, body),
-                f"![{EXPERIMENTS[name].title}](images/{plot})",
-            )
-        )
-        before, after = text.split(begin)[0], text.split(end)[1]
-        text = f"{before}{begin}\n\n{block}\n\n{end}{after}"
-    with atomic_path(file) as part:
-        part.write_text(text, encoding="utf-8")
+        plot = f"![{EXPERIMENTS[name].title}](images/{_plot(name)})"
+        blocks[name] = "\n\n".join((f"{_made_with(run)} {cut}".strip(), table(head, body), plot))
+    for name in write_blocks(file, blocks):
+        images = make_folder(file.parent / "images")
+        shutil.copyfile(folder / f"{name}.png", images / _plot(name))
+
+
+def _plot(name: str) -> str:
+    return f"ablate_{name}.png"
 
 
 def _cells(name: str, rows: list[Row]) -> tuple[list[str], list[list[str]], str]:
-    """Column names, cells, and a remark where rows are left out, or all are the same."""
+    """Return column names, cells, and a remark where rows are left out."""
     cut = ""
-    different = {tuple(row[figure] for figure in FIGURES[:-1]): row for row in reversed(rows)}
-    if len(different) == 1 < len(rows):
-        cut = "With this preset it makes no difference."
-    elif len(rows) > SHOWN:
+    if len(rows) > SHOWN:
+        different = {tuple(row[name] for name in FIGURES[:-1]): row for row in reversed(rows)}
         rows = sorted(different.values(), key=lambda row: -float(row["AP"] or -1))[:BEST]
         cut = (
             f"Of the rows with different figures those with the highest AP, at most {BEST}, and of "
@@ -115,14 +103,14 @@ def _cells(name: str, rows: list[Row]) -> tuple[list[str], list[list[str]], str]
 
 
 def _short(column: str, cell: str) -> str:
-    """A figure as a table shows it."""
+    """Write a figure as a table shows it."""
     if column not in FIGURES or not cell:
         return cell or "–"
     return f"{float(cell):.{3 if column == 'seconds' else 2 if column in ('AP', 'masks') else 1}f}"
 
 
 def _made_with(run: dict[str, Any]) -> str:
-    """What a table was computed with, in a sentence."""
+    """Say what a table was computed with, in a sentence."""
     data, grid = run["data"], "x".join(map(str, run["settings"]["grid"]))
     parts = [f"{run['labeler']} {run['preset']}, grid {grid}"]
     if "backbone" in run:

@@ -158,8 +158,7 @@ def distinct_colours(rng: np.random.Generator, count: int) -> list[np.ndarray]:
 
 def smooth_stuff(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
     """A surface of one colour with soft shades and a little grain: (HEIGHT, WIDTH, 3) float."""
-    shades = rng.normal(0, 7, (4, 5, 3))
-    shades = cv2.resize(shades, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    shades = cv2.resize(rng.normal(0, 7, (4, 5, 3)), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     return colour + shades + rng.normal(0, 3, (HEIGHT, WIDTH, 3))
 
 

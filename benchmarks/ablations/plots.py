@@ -1,4 +1,4 @@
-"""Pictures of an experiment's rows."""
+"""Plots of an experiment's rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.ablations.results import Row
+from benchmarks.plots import bars, beside
 from promerge_d2.visualization.figures import picture
 
 AXES = {
@@ -24,12 +25,12 @@ Panels = Sequence[Sequence[str]]
 
 
 def values(rows: Sequence[Row], column: str) -> np.ndarray:
-    """A column as numbers; NaN where a cell is empty."""
+    """Return a column as numbers; NaN where a cell is empty."""
     return np.array([float(row[column] or "nan") for row in rows])
 
 
 def curves(rows: Sequence[Row], file: Path, column: str, panels: Panels, below: str = "") -> None:
-    """Figures over a column of numbers; a column named ``below`` stands below its ticks."""
+    """Draw figures over a column of numbers; a column named ``below`` stands below its ticks."""
     rows = sorted(rows, key=lambda row: float(row[column]))
     with picture(file, ncols=len(panels), figsize=(4 * len(panels), 3.5)) as (_, axes):
         for axis, names in zip(axes[0], panels, strict=True):
@@ -46,25 +47,22 @@ def curves(rows: Sequence[Row], file: Path, column: str, panels: Panels, below: 
             _legend(axis, names)
 
 
-def bars(rows: Sequence[Row], file: Path, column: str, panels: Panels) -> None:
-    """Figures of each row, which ``column`` names."""
+def named_bars(rows: Sequence[Row], file: Path, column: str, panels: Panels) -> None:
+    """Draw figures of each row, which ``column`` names."""
     size = (3.6 * len(panels) + 1, 1.4 + 0.45 * len(rows))
     with picture(file, ncols=len(panels), figsize=size, sharey=True) as (_, axes):
-        axes[0, 0].set_yticks(range(len(rows)), [row[column] for row in rows])
-        axes[0, 0].invert_yaxis()
         for axis, names in zip(axes[0], panels, strict=True):
-            for index, name in enumerate(names):
-                places, width = _beside(len(rows), index, len(names))
-                drawn = axis.barh(places, values(rows, name), width, label=name)
+            figures = {name: values(rows, name) for name in names}
+            for drawn in bars(axis, [row[column] for row in rows], figures):
                 axis.bar_label(drawn, fmt="%.3g", fontsize=7, padding=2)
-            longest = np.nanmax([0, *(value for name in names for value in values(rows, name))])
+            longest = np.nanmax([0, *np.concatenate(list(figures.values()))])
             axis.set_xlim(0, 1.2 * longest or 1)
             axis.set_xlabel(_title(names))
             _legend(axis, names)
 
 
 def heatmaps(rows: Sequence[Row], file: Path, across: str, up: str, names: Sequence[str]) -> None:
-    """Figures over two columns of numbers, a map each."""
+    """Draw figures over two columns of numbers, a map each."""
     x, y = (sorted({row[column] for row in rows}, key=float) for column in (across, up))
     cells = [(y.index(row[up]), x.index(row[across])) for row in rows]
     size = (5.2 * len(names), 4.6)
@@ -76,24 +74,16 @@ def heatmaps(rows: Sequence[Row], file: Path, across: str, up: str, names: Seque
             drawn = axis.imshow(table, origin="lower", cmap="viridis")
             figure.colorbar(drawn, shrink=0.8)
             for (row, column), value in np.ndenumerate(table):
-                dark = drawn.norm(value) < 0.6
-                colour = "white" if dark else "black"
-                axis.text(
-                    column,
-                    row,
-                    f"{value:.3g}",
-                    fontsize=6,
-                    color=colour,
-                    ha="center",
-                    va="center",
-                )
+                style = {"fontsize": 6, "ha": "center", "va": "center"}
+                style["color"] = "white" if drawn.norm(value) < 0.6 else "black"
+                axis.text(column, row, f"{value:.3g}", **style)
             axis.set_xticks(range(len(x)), x, rotation=90)
             axis.set_yticks(range(len(y)), y)
             axis.set(xlabel=across, ylabel=up, title=_title([name]))
 
 
 def scenes(rows: Sequence[Row], file: Path, column: str, names: Sequence[str]) -> None:
-    """Figures of each row below a scene of it, ``FOLDER/ROW/000.png`` beside the CSV."""
+    """Draw figures of each row below a scene of it, ``FOLDER/ROW/000.png`` beside the CSV."""
     with picture(file, nrows=2, ncols=len(rows), figsize=(2 * len(rows), 4)) as (figure, axes):
         for row, axis in zip(rows, axes[0], strict=True):
             scene = file.with_suffix("") / row[column] / "000.png"
@@ -104,7 +94,7 @@ def scenes(rows: Sequence[Row], file: Path, column: str, names: Sequence[str]) -
             axis.remove()
         axis = figure.add_subplot(2, 1, 2)
         for index, name in enumerate(names):
-            places, width = _beside(len(rows), index, len(names))
+            places, width = beside(len(rows), index, len(names))
             drawn = axis.bar(places, values(rows, name), width, label=_title([name]))
             axis.bar_label(drawn, fmt="%.0f", fontsize=7)
         axis.set(xlim=(-0.5, len(rows) - 0.5), ylim=(0, 110), xticks=[])
@@ -113,13 +103,8 @@ def scenes(rows: Sequence[Row], file: Path, column: str, names: Sequence[str]) -
         )
 
 
-def _beside(rows: int, index: int, count: int) -> tuple[np.ndarray, float]:
-    """Where the bars of one of ``count`` figures stand, and their width; a row takes 0.8 of 1."""
-    return np.arange(rows) + (index - (count - 1) / 2) * 0.8 / count, 0.8 / count
-
-
 def _legend(axis: Any, names: Sequence[str]) -> None:
-    """Above the axis, where there is something to tell apart."""
+    """Draw a legend above the axis, where there is something to tell apart."""
     if len(names) > 1:
         axis.legend(
             fontsize=8, ncols=len(names), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1)

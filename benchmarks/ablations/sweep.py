@@ -6,13 +6,10 @@ in worker processes of one thread each, so that their number changes no figure b
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +19,7 @@ import numpy as np
 
 from benchmarks.ablations.cache import Cache, key_of
 from benchmarks.ablations.results import Results, Row
-from benchmarks.speed.harness import spread
+from benchmarks.measure import fresh_processes, spread
 from promerge_d2.evaluation import (
     GroundTruth,
     align_predictions,
@@ -36,7 +33,7 @@ from promerge_d2.labeler import GridConfig, Labeler, LabelResult
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import sha256_of
 from promerge_d2.utils.progress import progress
-from promerge_d2.utils.threads import one_thread, use_one_thread
+from promerge_d2.utils.threads import one_thread
 
 METRICS = ("AP", "AR100", "ARs", "ARm", "ARl")
 FIGURES = ("masks", "empty", *METRICS, "precision", "recall", "seconds")
@@ -108,11 +105,11 @@ class LabelledImages:
 
     @property
     def iou_type(self) -> str:
-        """Whether masks (``segm``) or boxes (``bbox``) are scored."""
+        """Say whether masks (``segm``) or boxes (``bbox``) are scored."""
         return "bbox" if self.truth.box_only else "segm"
 
     def describe(self) -> dict[str, Any]:
-        """What tells these images and objects from others."""
+        """Describe what tells these images and objects from others."""
         images = list(zip(self.truth.images, self.sha256, strict=True))
         objects = [(o.image_id, o.box, o.rle, o.area, o.crowd) for o in self.truth.objects]
         return {
@@ -152,8 +149,14 @@ def sweep(
     theirs = workers > 0 and labeler.extractor.device.type == "cpu"  # each has a network
     with (
         progress(total=(1 + len(missing)) * len(images.files), unit="image") as bar,
-        _processes(workers, labeler if theirs else None) as map_all,
+        ExitStack() as stack,
     ):
+        map_all: Any = map
+        if workers:
+            given = labeler if theirs else None
+            pool = stack.enter_context(fresh_processes(workers, _keep_labeler, given))
+            map_all = pool.map
+        stack.enter_context(one_thread())
         bar.set_description(f"{results.file.stem}: features")
         extract = partial(_extract, cache, None if theirs else labeler)
         keys = []
@@ -182,7 +185,7 @@ def override(config: GridConfig, settings: dict[str, str]) -> GridConfig:
 
 
 def score_point(images: LabelledImages, found: Sequence[LabelResult]) -> Row:
-    """The figures of a point as text.
+    """Score the masks of a point.
 
     Precision is the share of predictions that match an object at IoU 0.5 or more, recall that of
     objects that are matched; each object and each prediction matches once, higher scores first,
@@ -193,7 +196,7 @@ def score_point(images: LabelledImages, found: Sequence[LabelResult]) -> Row:
         found: an image's masks, for each image.
 
     Returns:
-        ``FIGURES``; empty where there is nothing to take a share of.
+        ``FIGURES`` as text; empty where there is nothing to take a share of.
     """
     records = [
         {"image_id": image_id, **record}
@@ -217,46 +220,24 @@ def score_point(images: LabelledImages, found: Sequence[LabelResult]) -> Row:
     }
 
 
-def _percent(part: int, whole: int) -> str:
+def _percent(part: np.integer | int, whole: np.integer | int) -> str:
     return f"{100 * part / whole:.2f}" if whole else ""
 
 
 # Processes
 
-
-@contextlib.contextmanager
-def _processes(workers: int, labeler: Labeler | None) -> Iterator[Callable[..., Iterable]]:
-    """Give a ``map`` that runs in worker processes, or here without any."""
-    if not workers:
-        with one_thread():
-            yield map
-        return
-    context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
-    with one_thread():
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (labeler,))
-        try:
-            yield pool.map
-        except BrokenExecutor as error:
-            raise UserError(
-                "a worker process died (out of memory?); try again with fewer workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 _labeler: Labeler | None = None  # a worker's own, for features
 
 
-def _start_worker(labeler: Labeler | None) -> None:
+def _keep_labeler(labeler: Labeler | None) -> None:
     global _labeler
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
-    use_one_thread()
     _labeler = labeler
 
 
 def _extract(cache: Cache, labeler: Labeler | None, file: Path) -> str:
-    """Put an image's features into the cache unless they are there; its key."""
+    """Put an image's features into the cache unless they are there; return its key."""
     labeler = labeler or _labeler
+    assert labeler is not None
     decoded = labeler.processor.preprocess(file)
     key = key_of(decoded)
     if cache.load(key) is None:
@@ -266,7 +247,7 @@ def _extract(cache: Cache, labeler: Labeler | None, file: Path) -> str:
 
 
 def _label(cache: Cache, kind: type[Labeler], config: GridConfig, key: str) -> LabelResult:
-    """All that comes after the features."""
+    """Do all that comes after the features."""
     prepared = cache.load(key)
     if prepared is None:
         raise UserError(f"{cache.features_file(key)} went while it was in use; start again")

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def identical(first: list[np.ndarray], second: list[np.ndarray]) -> int:
-    """How many images have the same set of masks (M, H, W) on both sides."""
+    """Count the images that have the same set of masks (M, H, W) on both sides."""
     return sum(
         {mask.tobytes() for mask in one} == {mask.tobytes() for mask in other}
         for one, other in zip(first, second, strict=True)
@@ -17,19 +17,19 @@ def identical(first: list[np.ndarray], second: list[np.ndarray]) -> int:
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> float:
-    """IoU of two bool masks of one shape; 1 where both are empty."""
+    """Compute the IoU of two bool masks of one shape; 1 where both are empty."""
     union = np.count_nonzero(first | second)
     return np.count_nonzero(first & second) / union if union else 1.0
 
 
 def ious(first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
-    """IoU of every mask with its counterpart, over all images: (number of masks,)."""
+    """Compute the IoU of every mask with its counterpart, over all images: (number of masks,)."""
     pairs = zip(first, second, strict=True)
     return np.array([iou(a, b) for one, other in pairs for a, b in zip(one, other, strict=True)])
 
 
 def agreement(first: list[np.ndarray], second: list[np.ndarray]) -> float:
-    """Mean over all masks of both sides of the best IoU with a mask of the other side.
+    """Average, over all masks of both sides, the best IoU with a mask of the other side.
 
     Args:
         first: for each image its masks (M, H, W) bool; M may be 0.

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from pycocotools import mask as mask_utils
 
+from benchmarks.measure import Figures
+from benchmarks.report import list_table
 from benchmarks.speed.compare import agreement, identical
 from benchmarks.speed.harness import Benchmark
 from benchmarks.speed.methods import METHODS, Method, Workload
@@ -53,7 +55,8 @@ class ReplayLabeler(ProMergeLabeler):
 
     @staticmethod
     def grid_masks(features: torch.Tensor, config: GridConfig) -> Stages:
-        """The stages, for their time, and then one of the stored sets, picked by the features."""
+        """Run the stages, for their time; return a stored set, picked by the features."""
+        assert isinstance(config, ReplayConfig)
         stages = grid_masks(features[0], config)
         sets = _load(config.replay)
         stages.merged = sets[int(1e6 * features[0, 0, 0, 0].abs()) % len(sets)]
@@ -67,7 +70,7 @@ def _load(file: str) -> np.ndarray:
 
 
 def measure_device(bench: Benchmark) -> None:
-    """Everything about the device of the workload.
+    """Measure the device of the workload.
 
     Figures: ``device.PRECISION.batch_N.features_images_per_s`` and ``.memory_mb``; with the
     fastest of these the pipeline's ``device.images_per_s``; and, with real weights, how far the
@@ -78,12 +81,11 @@ def measure_device(bench: Benchmark) -> None:
     for precision, batch_size in itertools.product(PRECISIONS, BATCHES):
         workload = dataclasses.replace(plan.workload, precision=precision)
         what = f"features, {precision}, batch {batch_size}"
-        args = (workload, batch_size, plan.seconds)
-        rate, memory = bench.call("device", what, features_rate, *args)
+        rate, memory = bench.call("device", what, features_rate, workload, batch_size, plan.seconds)
         rates[precision, batch_size] = rate
         figures[f"device.{precision}.batch_{batch_size}.features_images_per_s"] = rate
         figures[f"device.{precision}.batch_{batch_size}.memory_mb"] = memory
-    precision, batch_size = max(rates, key=rates.get)
+    precision, batch_size = max(rates, key=lambda kind: rates[kind])
     figures["device.features_images_per_s"] = rates[precision, batch_size]
     workload = dataclasses.replace(plan.workload, precision=precision)
     replay = ""
@@ -97,7 +99,7 @@ def measure_device(bench: Benchmark) -> None:
     figures["device.masks_per_image"] = masks
     figures["device.workers"] = workers
     figures["device.imagenet_hours"] = IMAGENET / rate / 3600
-    bench.results.notes.append(
+    bench.notes.append(
         f"The device's pipeline ran with {precision}, {batch_size} images at once, {workers} "
         f"workers, {count} images"
         + (f", replaying {REPLAYED} stored masks an image." if replay else ".")
@@ -107,6 +109,12 @@ def measure_device(bench: Benchmark) -> None:
         for name in PRECISIONS:
             figures[f"device.{name}.mask_iou_to_cpu"] = agreement(found["cpu"], found[name])
             figures[f"device.{name}.images_identical_to_cpu"] = identical(found["cpu"], found[name])
+
+
+def device_parts(figures: Figures) -> list[str]:
+    """Write everything about the device, by name; nothing where nothing was measured."""
+    rows = {n: n.removeprefix("device.") for n in figures if n.startswith("device.")}
+    return ["**Device**", list_table(figures, rows)] if rows else []
 
 
 def save_annotated_masks(annotations: Path, file: Path, grid: tuple[int, int]) -> None:
@@ -139,7 +147,7 @@ def save_annotated_masks(annotations: Path, file: Path, grid: tuple[int, int]) -
 
 
 def features_rate(workload: Workload, batch_size: int, seconds: float) -> tuple[float, float]:
-    """Images a second through the network, from bytes on the CPU to features on the CPU.
+    """Measure images a second through the network, from bytes on the CPU to features on the CPU.
 
     Args:
         workload: what to work with.
@@ -180,7 +188,7 @@ def pipeline_rate(
     batch_size: int,
     replay: str = "",
 ) -> tuple[float, float]:
-    """Images a second from file to records.
+    """Measure images a second from file to records.
 
     The clock starts when a quarter of the images, and two a worker, are done, so that the start
     of the workers and the filling of the queues do not count.
@@ -210,21 +218,21 @@ def pipeline_rate(
 
 
 def masks_by_device(workload: Workload, files: Sequence[Path]) -> dict[str, list[np.ndarray]]:
-    """Masks on the grid for features of the CPU, of the device, and of the device in bf16.
+    """Find masks for features of the CPU, of the device, and of the device in bf16.
 
     Returns:
         ``cpu``, ``fp32`` and ``bf16``: for each image its masks (M, H, W) bool.
     """
-    found = {}
-    for name, changes in {
-        "cpu": {"device": "cpu"},
-        **{precision: {"precision": precision} for precision in PRECISIONS},
-    }.items():
-        labeler = dataclasses.replace(workload, **changes).labeler(METHODS["ours"])
+    found: dict[str, list[np.ndarray]] = {}
+    workloads = {"cpu": dataclasses.replace(workload, device="cpu")}
+    for precision in PRECISIONS:
+        workloads[precision] = dataclasses.replace(workload, precision=precision)
+    for name, changed in workloads.items():
+        labeler = changed.labeler(METHODS["ours"])
         nothing = np.zeros((0, *labeler.config.grid), bool)
         found[name] = []
         for file in files:
             (prepared,) = labeler.forward([labeler.processor.preprocess(file)])
             stages = labeler.grid_masks(prepared.features, labeler.config)
-            found[name].append(nothing if stages.reason else stages.merged)
+            found[name].append(nothing if stages.merged is None else stages.merged)
     return found

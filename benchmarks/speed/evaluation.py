@@ -1,4 +1,4 @@
-"""How fast evaluation is, beside plain pycocotools, on synthetic detections.
+"""Evaluation beside plain pycocotools, on synthetic detections (``--evaluation``).
 
 Each way reads the same two files in a process and a thread of its own. Seconds are those that the
 process computed, since these mean the same on a machine that has other work too.
@@ -6,6 +6,7 @@ process computed, since these mean the same on a machine that has other work too
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -20,8 +21,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-from benchmarks.speed.measure import Figures, forget_peak, fresh_processes, memory_mb
-from benchmarks.speed.report import digits, machine, table
+from benchmarks.measure import Figures, forget_peak, fresh_processes, memory_mb
+from benchmarks.report import Results, digits, table
 from promerge_d2.evaluation import (
     align_predictions,
     match_instances,
@@ -36,48 +37,62 @@ OBJECTS = 8  # an image
 NEAR = 3  # detections of an object
 PLAIN = "plain"
 STAGES = ("reading", "matching", "accumulation")
+COLUMNS = {f"{stage}_s": f"{stage}, s" for stage in STAGES}
+COLUMNS |= {"total_s": "total, s", "mb": "memory, MB"}
 COMPARED = (5000, 100)  # images, and detections of each
 MILLION = (10_000, 100)
 
-Result = tuple[dict[str, float], float, list[float]]
+Costs = tuple[dict[str, float], list[float]]
+"""Seconds of each stage and in all (``STAGE_s``, ``total_s``) and memory (``mb``); metrics."""
 
 
-def run_evaluation(
-    compared: tuple[int, int] = COMPARED, many: tuple[int, int] = MILLION, fresh: bool = True
-) -> Figures:
+def measure(args: argparse.Namespace) -> Results:
     """Measure plain pycocotools and each backend of ours; a million detections with the quickest.
+
+    Figures: ``KIND.WAY.STAGE_s``, ``.total_s``, ``.mb`` (most memory above that at the start), and
+    for ours ``KIND.WAY.STAGE.ratio`` (times faster than plain; for memory times less) and
+    ``KIND.WAY.largest_difference`` of any metric; ``many.*`` without ratios.
+    """
+    return measure_evaluation()
+
+
+def measure_evaluation(
+    compared: tuple[int, int] = COMPARED, many: tuple[int, int] = MILLION, fresh: bool = True
+) -> Results:
+    """As ``measure``.
 
     Args:
         compared: images, and detections an image, of what every way evaluates, boxes and masks.
         many: the same of what only ours does.
         fresh: in fresh processes; False is quick, and its memory means little.
-
-    Returns:
-        ``KIND.WAY.STAGE_s``, ``.total_s``, ``.mb`` (most memory above that at the start), and for
-        ours ``KIND.WAY.STAGE.ratio`` (times faster than plain; for memory times less) and
-        ``KIND.WAY.largest_difference`` of any figure; ``many.*`` without ratios.
     """
     backends = [name for name in BACKENDS if find_spec(name)]
     figures = Figures()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         for kind in ("bbox", "segm"):
-            write_synthetic(Path(folder), *compared, masks=kind == "segm")
-            reference = measure(fresh, evaluate_plainly, Path(folder), kind)
+            write_synthetic(folder, *compared, masks=kind == "segm")
+            reference = in_process(fresh, evaluate_plainly, folder, kind)
             put(figures, f"{kind}.{PLAIN}", reference)
             for backend in backends:
-                result = measure(fresh, evaluate_ours, Path(folder), kind, backend)
-                put(figures, f"{kind}.{backend}", result, reference)
+                costs = in_process(fresh, evaluate_ours, folder, kind, backend)
+                put(figures, f"{kind}.{backend}", costs, reference)
             if kind == "bbox":
-                write_synthetic(Path(folder), *many, masks=False)
-                result = measure(fresh, evaluate_ours, Path(folder), kind, backends[-1])
-                put(figures, f"many.{backends[-1]}", result)
+                write_synthetic(folder, *many, masks=False)
+                costs = in_process(fresh, evaluate_ours, folder, kind, backends[-1])
+                put(figures, f"many.{backends[-1]}", costs)
     figures["images"], figures["detections"] = compared[0], compared[0] * compared[1]
     figures["many.images"], figures["many.detections"] = many[0], many[0] * many[1]
-    return figures
+    title = (
+        f"{figures['images']:,.0f} images, {figures['detections']:,.0f} detections; seconds of "
+        "computing in one process and thread, memory above that at its start. In brackets: times "
+        "faster (less memory) than plain pycocotools (`loadRes`, `COCOeval`)"
+    )
+    return Results(title, figures, evaluation_parts(figures, backends))
 
 
-def measure(fresh: bool, function: Callable[..., Any], *args: Any) -> Result:
-    """What ``function`` returned, in a process of its own."""
+def in_process(fresh: bool, function: Callable[..., Costs], *args: Any) -> Costs:
+    """Call ``function`` in a process of its own and return what it returned."""
     if not fresh:
         return function(*args)
     os.environ["RAYON_NUM_THREADS"] = "1"  # hotcoco's
@@ -85,23 +100,19 @@ def measure(fresh: bool, function: Callable[..., Any], *args: Any) -> Result:
         return pool.submit(function, *args).result()
 
 
-def put(figures: Figures, name: str, result: Result, reference: Result | None = None) -> None:
+def put(figures: Figures, name: str, costs: Costs, reference: Costs | None = None) -> None:
     """Add the figures of a way; ratios where there is a reference."""
-    seconds, memory, stats = result
-    rows = {f"{stage}_s": value for stage, value in seconds.items()}
-    rows |= {"total_s": sum(seconds.values()), "mb": memory}
-    figures.update({f"{name}.{key}": value for key, value in rows.items()})
+    values, metrics = costs
+    figures.update({f"{name}.{key}": value for key, value in values.items()})
     if reference is not None:
-        theirs = {f"{stage}_s": value for stage, value in reference[0].items()}
-        theirs |= {"total_s": sum(reference[0].values()), "mb": reference[1]}
-        for key in (key for key, value in rows.items() if value):  # tiny files take no memory
-            figures[f"{name}.{key.removesuffix('_s')}.ratio"] = theirs[key] / rows[key]
-        difference = np.abs(np.subtract(stats, reference[2])).max()
+        for key in (key for key, value in values.items() if value):  # tiny files take no memory
+            figures[f"{name}.{key.removesuffix('_s')}.ratio"] = reference[0][key] / values[key]
+        difference = np.abs(np.subtract(metrics, reference[1])).max()
         figures[f"{name}.largest_difference"] = float(difference)
 
 
 class Clock:
-    """Seconds that this process computed, by stage, and the most memory it came to hold."""
+    """Measures the seconds that this process computes, by stage, and the most memory it holds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -110,20 +121,21 @@ class Clock:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """What happens in the block is the stage."""
+        """Measure the block as a stage."""
         started = time.process_time()
         with contextlib.redirect_stdout(io.StringIO()):
             yield
         self.seconds[name] = time.process_time() - started
 
-    @property
-    def memory(self) -> float:
-        """MB above those at the start."""
-        return memory_mb("VmHWM") - self._before
+    def costs(self) -> dict[str, float]:
+        """Return the measured values, see ``Costs``."""
+        seconds = {f"{stage}_s": value for stage, value in self.seconds.items()}
+        seconds["total_s"] = sum(self.seconds.values())
+        return {**seconds, "mb": memory_mb("VmHWM") - self._before}
 
 
-def evaluate_plainly(folder: Path, kind: str) -> Result:
-    """With pycocotools alone, as its own example does."""
+def evaluate_plainly(folder: Path, kind: str) -> Costs:
+    """Evaluate with pycocotools alone, as its own example does."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -137,11 +149,11 @@ def evaluate_plainly(folder: Path, kind: str) -> Result:
     with clock.stage("accumulation"):
         run.accumulate()
         run.summarize()
-    return clock.seconds, clock.memory, (run.stats * 100).tolist()
+    return clock.costs(), (run.stats * 100).tolist()
 
 
-def evaluate_ours(folder: Path, kind: str, backend: str) -> Result:
-    """As ``tools/evaluate_labels.py`` does."""
+def evaluate_ours(folder: Path, kind: str, backend: str) -> Costs:
+    """Evaluate as ``tools/evaluate_labels.py`` does."""
     clock = Clock()
     with clock.stage("reading"):
         truth = read_ground_truth(folder / "truth.json")
@@ -150,7 +162,7 @@ def evaluate_ours(folder: Path, kind: str, backend: str) -> Result:
         matches = match_instances(truth, guesses, kind, backend=backend)
     with clock.stage("accumulation"):
         metrics = metrics_of(matches)
-    return clock.seconds, clock.memory, list(metrics.values())
+    return clock.costs(), list(metrics.values())
 
 
 def write_synthetic(folder: Path, images: int, detections: int, masks: bool) -> None:
@@ -193,49 +205,38 @@ def write_synthetic(folder: Path, images: int, detections: int, masks: bool) -> 
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 4) XYWH, of all sizes."""
+    """Draw boxes of all sizes: (count, 4) XYWH in pixels."""
     height, width = SIZE
     side = np.exp(rng.uniform(np.log(8), np.log(320), (count, 2)))
     return inside(np.concatenate([rng.uniform(0, 1, (count, 2)) * (width, height), side], axis=1))
 
 
 def inside(boxes: np.ndarray) -> np.ndarray:
-    """Boxes cut to the image, in hundredths of a pixel; at least 2 pixels wide and high."""
+    """Cut boxes (N, 4) XYWH to the image, in hundredths of a pixel, 2 pixels or more a side."""
     height, width = SIZE
     start = boxes[:, :2].clip(0, (width - 2, height - 2))
     stop = (boxes[:, :2] + boxes[:, 2:]).clip(start + 2, (width, height))
     return np.concatenate([start, stop - start], axis=1).round(2)
 
 
-def evaluation_markdown(figures: Figures) -> str:
-    """The figures as tables."""
-    columns = {f"{stage}_s": f"{stage}, s" for stage in STAGES} | {"total_s": "total, s"}
-    columns["mb"] = "memory, MB"
-    parts = [
-        f"{machine()}. {figures['images']:,.0f} images, {figures['detections']:,.0f} detections; "
-        "seconds of computing in one process and thread, memory above that at its start. In "
-        "brackets: times faster (less memory) than plain pycocotools (`loadRes`, `COCOeval`)."
-    ]
+def evaluation_parts(figures: Figures, backends: list[str]) -> list[str]:
+    """Write the figures as tables."""
+    parts = []
+    titles = {PLAIN: "pycocotools, plain", **{way: f"ours, `{way}`" for way in backends}}
+
+    def row(kind: str, way: str) -> list[str]:
+        return [titles[way], *(_cell(figures, f"{kind}.{way}", column) for column in COLUMNS)]
+
     for kind, title in (("bbox", "Boxes"), ("segm", "Masks")):
-        ways = [name for name in (PLAIN, *BACKENDS) if f"{kind}.{name}.total_s" in figures]
-        rows = [
-            [
-                "pycocotools, plain" if way == PLAIN else f"ours, `{way}`",
-                *(_cell(figures, f"{kind}.{way}", column) for column in columns),
-            ]
-            for way in ways
-        ]
-        differences = [figures[f"{kind}.{way}.largest_difference"] for way in ways[1:]]
+        differences = [figures[f"{kind}.{way}.largest_difference"] for way in backends]
         parts += [
             f"**{title}**",
-            table(["", *columns.values()], rows),
-            f"Largest difference of any figure: {max(differences):.1g} (of 100).",
+            table(["", *COLUMNS.values()], [row(kind, way) for way in titles]),
+            f"Largest difference of any metric: {max(differences):.1g} (of 100).",
         ]
-    (way,) = (name for name in BACKENDS if f"many.{name}.total_s" in figures)
-    cells = [_cell(figures, f"many.{way}", column) for column in columns]
     count = f"{figures['many.images']:,.0f} images, {figures['many.detections']:,.0f} detections"
-    parts.append(table([f"boxes, {count}", *columns.values()], [[f"ours, `{way}`", *cells]]))
-    return "\n\n".join(parts)
+    head = [f"boxes, {count}", *COLUMNS.values()]
+    return [*parts, table(head, [row("many", backends[-1])])]
 
 
 def _cell(figures: Figures, way: str, column: str) -> str:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.measure import Samples, fresh_processes, spread, with_peak
+from benchmarks.report import Results
 from benchmarks.speed import tasks
-from benchmarks.speed.measure import Figures, Samples, fresh_processes, with_peak
-from benchmarks.speed.methods import METHODS, Workload
+from benchmarks.speed.methods import Workload
 from benchmarks.speed.tasks import AFTER, BEFORE, Finished
+from promerge_d2.features import get_backbone
+from promerge_d2.pseudo_labels import list_images
 from promerge_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "runs/quickstart/data"
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,6 @@ class Plan:
         processes: for throughput.
         fresh: in fresh processes of one thread; False is quick, and its times mean little.
         full: sweeps as well.
-        store: nothing but the store of labels and the workers that fill it.
         annotations: COCO JSON with polygons, whose objects stand in for masks where the network
             has random weights.
         seconds: how long each speed of the device's network is measured.
@@ -52,7 +62,6 @@ class Plan:
     processes: int = 2
     fresh: bool = True
     full: bool = False
-    store: bool = False
     annotations: Path | None = None
     seconds: float = 5
     stream: int = 1024
@@ -66,19 +75,38 @@ class Plan:
             )
 
 
-@dataclass
-class Results:
-    """What came out.
+def plan_from(args: argparse.Namespace) -> Plan:
+    """Make the plan that the options of ``tools/benchmark.py`` ask for.
 
-    Attributes:
-        title: what was measured, in words.
-        figures: numbers by name; what was not measured is absent.
-        notes: what a reader must know: what was not measured and why, how masks were chosen.
+    Raises:
+        UserError: there are no such images, settings or backbone, or there are too few images.
     """
+    settings = dict(pair.split("=", 1) for pair in args.set if "=" in pair)
+    if len(settings) < len(args.set):
+        raise UserError(f"--set takes NAME=VALUE, each name once, not {' '.join(args.set)}")
+    images = list_images(args.images or sample("photos/images"))
+    workload = Workload(
+        get_backbone(args.backbone),
+        weights=args.weights,
+        random_weights=args.random_weights,
+        device=args.device,
+        settings=settings,
+    )
+    names = [images.names[place] for place in spread(len(images.names), args.count)]
+    annotations = ROOT / "datasets/sample/annotations.json"
+    return Plan(workload, tuple(map(images.path, names)), full=args.full, annotations=annotations)
 
-    title: str
-    figures: Figures = field(default_factory=Figures)
-    notes: list[str] = field(default_factory=list)
+
+def sample(part: str) -> Path:
+    """Find a file or folder of the sample data; make the data if they are not there.
+
+    Raises:
+        UserError: they cannot be made.
+    """
+    command = [sys.executable, str(ROOT / "datasets/prepare_sample.py"), "--output", str(SAMPLE)]
+    if subprocess.run(command, check=False).returncode:
+        raise UserError("the sample data could not be made (see above); give --images")
+    return SAMPLE / part
 
 
 class Benchmark:
@@ -95,7 +123,7 @@ class Benchmark:
         self.folder = folder
         self.stack = stack
         self.pools: dict[str, ProcessPoolExecutor] = {}
-        self.config = plan.workload.config(METHODS["ours"])
+        self.config = plan.workload.ours
         backbone, (rows, columns) = plan.workload.backbone, self.config.grid
         weights = "random weights" if plan.workload.random_weights else backbone.training
         self.results = Results(
@@ -103,9 +131,10 @@ class Benchmark:
             f"{len(plan.images)} images"
         )
         self.figures = self.results.figures
+        self.notes = self.results.notes
 
     def call(self, name: str, what: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a task in the process called ``name``; what it returned.
+        """Run a task in the process called ``name`` and return what it returned.
 
         Processes live as long as the benchmark, since starting one takes seconds. The largest
         memory of a task becomes ``NAME.peak_mb``.
@@ -125,7 +154,7 @@ class Benchmark:
     def extract(
         self, name: str, images: Sequence[int], label: str | None = None, **settings: Any
     ) -> dict[str, Samples]:
-        """Features of some of the images by a method.
+        """Compute the features of some of the images by a method.
 
         Args:
             name: of the method.
@@ -150,7 +179,7 @@ class Benchmark:
         source: str = "ours",
         **settings: Any,
     ) -> Finished:
-        """Everything after the features.
+        """Do everything after the features.
 
         Args:
             name: of the method.
@@ -168,9 +197,16 @@ class Benchmark:
     def finish_together(
         self, name: str, images: Sequence[int], repeats: int, source: str
     ) -> Samples:
-        """Seconds (N, R) of everything after the features while all processes are at work.
+        """Do everything after the features in all processes at once, each with some images.
 
-        Each process has its own share of the images.
+        Args:
+            name: of the method.
+            images: places in the folder of features.
+            repeats: R.
+            source: label of ``extract``.
+
+        Returns:
+            Samples (N, R).
         """
         count = self.plan.processes
         shares = [list(images[start::count]) for start in range(count)]
@@ -191,23 +227,33 @@ class Benchmark:
         return Samples(values)
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """``wanted`` of ``count`` places, evenly over them. ``spread(10, 4)`` is [0, 3, 6, 9]."""
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(wanted, count))})
+@contextmanager
+def running(plan: Plan) -> Iterator[Benchmark]:
+    """Give a run of a plan; at its end its processes end, and its figures say how long it took."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        bench = Benchmark(plan, Path(folder), stack)
+        yield bench
+    figures = bench.figures
+    figures["machine.cores"] = float(os.cpu_count() or 1)
+    figures["grid"] = bench.config.grid[0]
+    figures["images"] = len(plan.images)
+    figures["run.seconds"] = time.perf_counter() - started
+    bench.results.title += f"; the benchmark took {figures['run.seconds']:.0f} s"
 
 
 def after(stages: dict[str, Samples]) -> Samples:
-    """Everything after the features."""
+    """Sum the stages after the features."""
     return sum_of(stages, AFTER)
 
 
 def total(stages: dict[str, Samples]) -> Samples:
-    """The whole way."""
+    """Sum all stages."""
     return sum_of(stages, (*BEFORE, *AFTER))
 
 
 def sum_of(stages: dict[str, Samples], names: Sequence[str]) -> Samples:
-    """Sum of some stages."""
+    """Sum some of the stages."""
     first, *rest = (stages[name] for name in names)
     for samples in rest:
         first = first + samples

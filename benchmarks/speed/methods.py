@@ -12,7 +12,7 @@ import torch
 from benchmarks.speed.released import ReleasedExtractor, ReleasedLabeler, ReleasedMaskCut
 from promerge_d2.features import Backbone, FeatureExtractor
 from promerge_d2.features.extractor import build_vit, check_device
-from promerge_d2.labeler import GridConfig, Labeler, ProMergeLabeler, RegionsLabeler
+from promerge_d2.labeler import GridConfig, Labeler, ProMergeConfig, ProMergeLabeler, RegionsLabeler
 from promerge_d2.labeler.maskcut.labeler import MaskCutLabeler
 from promerge_d2.utils.errors import UserError
 
@@ -76,7 +76,7 @@ class Workload:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = set()
+        known: set[str] = set()
         for method in METHODS.values():
             known |= dataclasses.asdict(self.config(method)).keys()
         if unknown := self.settings.keys() - known:
@@ -86,27 +86,35 @@ class Workload:
             )
 
     def with_settings(self, settings: Mapping[str, Any]) -> Workload:
-        """The same with other settings on top."""
+        """Return the same with other settings on top."""
         return dataclasses.replace(self, settings={**self.settings, **settings})
 
     def config(self, method: Method) -> GridConfig:
-        """A method's settings."""
+        """Make a method's settings."""
         config_class = method.labeler.config_class
         known = {item.name for item in dataclasses.fields(config_class)}
         own = {name: value for name, value in self.settings.items() if name in known}
         return config_class.from_preset(method.preset, **own, **method.settings)
 
+    @property
+    def ours(self) -> ProMergeConfig:
+        """The settings of ``promerge``."""
+        config = self.config(METHODS["ours"])
+        assert isinstance(config, ProMergeConfig)
+        return config
+
     def labeler(self, method: Method) -> Labeler:
-        """A method's labeler, its network loaded."""
+        """Make a method's labeler, its network loaded."""
         return method.labeler(self.extractor(method.extractor), self.config(method))
 
     def extractor(self, kind: type[FeatureExtractor]) -> FeatureExtractor:
-        """The network as ``kind`` runs it."""
+        """Make the network as ``kind`` runs it."""
         check_device(self.device)
-        options = {"precision": self.precision}
         if not self.random_weights:
-            return kind.from_name(self.backbone.name, self.weights, device=self.device, **options)
+            return kind.from_name(
+                self.backbone.name, self.weights, device=self.device, precision=self.precision
+            )
         with torch.random.fork_rng():
             torch.manual_seed(0)
             vit = build_vit(self.backbone)
-        return kind(self.backbone, vit, **options).to(self.device)
+        return kind(self.backbone, vit, precision=self.precision).to(self.device)

@@ -1,12 +1,12 @@
 """The labeler computed as the release computes it: what the fast code is measured against.
 
-Written from the description of the released code's steps and of what makes it slow (promerge.md
-A3, C1, C3 items 18 to 22), not from the code. Slow is what the description calls slow: features
-normalised again for each prompt, one cosine map and one component labelling a prompt, masks taken
-one by one in the filter and in merging, one CRF object with a lattice of its own a mask, attention
-written out in a full pass from which a hook picks the keys. Everything else is written as one
-would. What the description calls a leak (hooks that pile up) is left out, so that the last image
-costs as much as the first. The masks are those of the fast code.
+It is written from a description of the released code's steps and of what makes it slow, not from
+the code. These things are slow: features are normalised again for each prompt; each prompt has its
+own cosine map and its own component labelling; the filter and merging take masks one by one; each
+mask has a CRF object with a lattice of its own; attention is written out in a full pass, from which
+a hook picks the keys. The rest is ordinary code. The release leaves a hook behind with every image;
+that leak is left out, so that the last image costs as much as the first. The masks are those of the
+fast code.
 
 Shape letters: C channels, H and W rows and columns of the patch grid, K prompts, M masks, h and w
 of the working image.
@@ -15,6 +15,7 @@ of the working image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import timm
@@ -31,7 +32,7 @@ from promerge_d2.utils.errors import UserError
 
 
 class ReleasedExtractor(FeatureExtractor):
-    """Features as the releases take them.
+    """Takes features as the releases do.
 
     Attention is softmax(q k^T / sqrt(d)) v with all its weights in memory, every block is run to
     its end, and a hook on the last one picks queries, keys and values.
@@ -44,7 +45,7 @@ class ReleasedExtractor(FeatureExtractor):
         UserError: the network is no plain ViT.
     """
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not isinstance(self.vit, timm.models.VisionTransformer):
             raise UserError(
@@ -55,10 +56,10 @@ class ReleasedExtractor(FeatureExtractor):
             block.attn.fused_attn = False  # timm then writes attention out
 
     def facets(self, images: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """As of ``FeatureExtractor``."""
+        """Compute several facets of one pass, see ``FeatureExtractor``."""
         patch, prefix = self.backbone.patch, self.backbone.prefix_tokens
         height, width = images.shape[2] // patch, images.shape[3] // patch
-        found = {}
+        found: dict[str, torch.Tensor] = {}
 
         def pick(_module: torch.nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
             found.update(zip(("query", "key", "value"), output.chunk(3, dim=2), strict=True))
@@ -76,13 +77,13 @@ class ReleasedExtractor(FeatureExtractor):
 
 
 class ReleasedRefinement(Labeler):
-    """Refinement one mask at a time, each with a CRF object and a lattice of its own."""
+    """Refines one mask at a time, each with a CRF object and a lattice of its own."""
 
     @staticmethod
     def refine(
         image: np.ndarray, masks: np.ndarray, config: GridConfig, refiner: Refiner | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As of ``Labeler``; the refiner is ``dense_crf`` unless it is ``none``."""
+        """Refine the masks of an image, see ``Labeler``; with ``dense_crf`` unless it is off."""
         name = "none" if config.refine == "none" else "dense_crf"
         return refine_one_by_one(image, masks, refiner or name, config.refine_min_iou)
 
@@ -108,7 +109,7 @@ def refine_one_by_one(
 
 
 def released_grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stages:
-    """``grid_masks`` by loops over prompts, components, masks and clusters.
+    """Find masks as ``grid_masks``, by loops over prompts, components, masks and clusters.
 
     Args:
         features: (C, H, W) raw float32 features.
@@ -160,13 +161,13 @@ def normalize(features: torch.Tensor) -> torch.Tensor:
 
 
 def prompt_mask(features: torch.Tensor, row: int, column: int, tau_b: float) -> torch.Tensor:
-    """The patches (H, W) bool that resemble one prompt, from raw features (C, H, W)."""
+    """Find the patches (H, W) bool that resemble one prompt, from raw features (C, H, W)."""
     unit = normalize(features)
     return torch.tensordot(unit[:, row, column], unit, dims=1) > tau_b
 
 
 def count_sides(mask: torch.Tensor, side_rule: str) -> int:
-    """How many of the four sides of a mask (H, W) count as covered."""
+    """Count the sides of a mask (H, W) that are covered."""
     shares = [float(side.double().mean()) for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1])]
     if side_rule == "at_least_half":
         return sum(share >= 0.5 for share in shares)
@@ -174,7 +175,7 @@ def count_sides(mask: torch.Tensor, side_rule: str) -> int:
 
 
 def components(mask: torch.Tensor, row: int, column: int, share: float) -> list[torch.Tensor]:
-    """Components (H, W) of a prompt's mask that have ``share`` of the prompt's own one."""
+    """List the components (H, W) of a prompt's mask that have ``share`` of the prompt's own one."""
     labels, count = ndimage.label(mask.numpy())  # 4-connected
     own = labels[row, column]
     if not own:
@@ -185,7 +186,7 @@ def components(mask: torch.Tensor, row: int, column: int, share: float) -> list[
 
 
 def mean_key(unit: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean (C,) of the unit features (C, H, W) inside a mask (H, W)."""
+    """Average the unit features (C, H, W) inside a mask (H, W): (C,)."""
     return unit[:, mask].mean(dim=1)
 
 
@@ -195,7 +196,7 @@ def filter_masks(
     background: torch.Tensor | None,
     config: ProMergeConfig,
 ) -> list[torch.Tensor]:
-    """The cascade filter, one mask after another by ascending area.
+    """Filter as the cascade does, one mask after another by ascending area.
 
     Args:
         unit: (C, H, W) normalised features.
@@ -245,8 +246,8 @@ def merge(
     return clusters
 
 
-def stack(masks: list[torch.Tensor], shape: tuple[int, int]) -> np.ndarray:
-    """Masks (H, W) as one array (M, H, W) bool; M may be 0."""
+def stack(masks: list[torch.Tensor], shape: Sequence[int]) -> np.ndarray:
+    """Stack masks (H, W) into one array (M, H, W) bool; M may be 0."""
     return np.array([mask.numpy() for mask in masks], bool).reshape(-1, *shape)
 
 
@@ -254,8 +255,9 @@ class ReleasedLabeler(ReleasedRefinement, ProMergeLabeler):
     """ProMerge by loops."""
 
     @staticmethod
-    def grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stages:
+    def grid_masks(features: torch.Tensor, config: GridConfig) -> Stages:
         """Find masks on the patch grid, see ``released_grid_masks``."""
+        assert isinstance(config, ProMergeConfig)
         return released_grid_masks(features[0], config)
 
 

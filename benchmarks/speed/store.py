@@ -1,4 +1,4 @@
-"""``--store``: what it costs that every image is stored, and throughput by workers.
+"""What it costs that every image is stored, and throughput by workers (``--store``).
 
 The labeler alone and the same work through ``label_images`` (manifest, store, merge) take turns in
 one process, so that whatever else the machine does falls on both. What the store costs is also
@@ -8,6 +8,7 @@ the difference of two noisy times.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import shutil
@@ -20,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.speed.harness import Benchmark
+from benchmarks.report import Results, list_table
+from benchmarks.speed.harness import Plan, plan_from, running
 from benchmarks.speed.methods import METHODS, Workload
 from promerge_d2.labeler import LabelResult, MaskGenerator
 from promerge_d2.pseudo_labels import LocalEngine, label_images, list_images, parts_of
@@ -32,36 +34,49 @@ WORKERS = (1, 2)
 A_WORKER = 8  # images, for throughput
 
 
-def measure_store(bench: Benchmark) -> None:
-    """The store's share of the time, and images a second with workers, all in turns."""
-    plan, figures = bench.plan, bench.figures
-    args = (plan.workload, plan.images, bench.folder / "store", plan.repeats)
-    what = f"{len(plan.images)} images alone and stored, {plan.repeats} times"
-    alone, stored, own = bench.call("store", what, store_cost, *args)
-    figures["store.labeler_s"] = float(np.median(alone))
-    put(bench, "store.ratio_to_labeler", stored / alone)
-    put(bench, "store.own_ms", 1000 * own)
-    put(bench, "store.own_percent", 100 * own / np.median(alone))
-    rates: dict[int, list[float]] = {workers: [] for workers in WORKERS}
-    for _, workers in itertools.product(range(plan.repeats), WORKERS):
-        args = (plan.workload, plan.images, bench.folder / "rate", workers)
-        what = f"{A_WORKER * workers} images stored, {workers} workers"
-        rates[workers].append(bench.call("store", what, stored_rate, *args))
-    for workers, values in rates.items():
-        put(bench, f"store.workers.{workers}.images_per_s", np.array(values))
-    put(bench, "store.workers.2.times_1", np.array(rates[2]) / np.array(rates[1]))
+ROWS = {
+    "store.labeler_s": "Labeler alone, seconds an image",
+    "store.ratio_to_labeler": "Through the store, to the labeler alone, times",
+    "store.own_ms": "Manifest, store and merge by themselves, ms an image",
+    "store.own_percent": "– in % of the labeler alone",
+    "store.workers.1.images_per_s": "Stored images/s, 1 worker",
+    "store.workers.2.images_per_s": "Stored images/s, 2 workers",
+    "store.workers.2.times_1": "– times 1 worker",
+}
 
 
-def put(bench: Benchmark, name: str, values: np.ndarray) -> None:
-    """Add the median over repeats, and their interquartile range."""
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    bench.figures[name], bench.figures[f"{name}.iqr"] = float(middle), float(high - low)
+def measure(args: argparse.Namespace) -> Results:
+    """Measure the store's share of the time, and images a second with workers, all in turns."""
+    return measure_store(plan_from(args))
+
+
+def measure_store(plan: Plan) -> Results:
+    """As ``measure``."""
+    with running(plan) as bench:
+        figures = bench.figures
+        cost = (plan.workload, plan.images, bench.folder / "store", plan.repeats)
+        what = f"{len(plan.images)} images alone and stored, {plan.repeats} times"
+        alone, stored, own = bench.call("store", what, store_cost, *cost)
+        figures["store.labeler_s"] = float(np.median(alone))
+        figures.put_repeats("store.ratio_to_labeler", stored / alone)
+        figures.put_repeats("store.own_ms", 1000 * own)
+        figures.put_repeats("store.own_percent", 100 * own / np.median(alone))
+        rates: dict[int, list[float]] = {workers: [] for workers in WORKERS}
+        for _, workers in itertools.product(range(plan.repeats), WORKERS):
+            rate = (plan.workload, plan.images, bench.folder / "rate", workers)
+            what = f"{A_WORKER * workers} images stored, {workers} workers"
+            rates[workers].append(bench.call("store", what, stored_rate, *rate))
+        for workers, values in rates.items():
+            figures.put_repeats(f"store.workers.{workers}.images_per_s", np.array(values))
+        figures.put_repeats("store.workers.2.times_1", np.array(rates[2]) / np.array(rates[1]))
+    bench.results.parts = ["**Store and workers**", list_table(figures, ROWS)]
+    return bench.results
 
 
 def store_cost(
     workload: Workload, files: Sequence[Path], folder: Path, repeats: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seconds an image.
+    """Measure seconds an image.
 
     Args:
         workload: what to work with.
@@ -92,7 +107,7 @@ def store_cost(
 
 
 def stored_rate(workload: Workload, files: Sequence[Path], folder: Path, workers: int) -> float:
-    """Images a second through workers and store, from when all workers are at work.
+    """Measure images a second through workers and store, from when all workers are at work.
 
     Args:
         workload: what to work with.

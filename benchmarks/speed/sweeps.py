@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.measure import Figures, estimate, mean, memory_mb
+from benchmarks.report import cross_table
 from benchmarks.speed import tasks
 from benchmarks.speed.device import pipeline_rate
 from benchmarks.speed.harness import Benchmark, total
-from benchmarks.speed.measure import estimate, mean, memory_mb
 from benchmarks.speed.methods import METHODS, Workload
 from benchmarks.speed.tasks import RELEASED
 from promerge_d2.labeler import grid_masks
@@ -29,12 +30,19 @@ MASKS = (1, 2, 4, 8, 16)
 MANY_MASKS = 0.5  # a tau_b that gives many
 WORKERS = (0, 1, 2, 4, 8, 16)
 IMAGES = (250, 500, 1000, 2000)
+TITLES = {
+    "grid": "By side of the patch grid",
+    "prompts": "By number of prompts",
+    "masks": "By masks an image",
+    "workers": "By worker processes, whole labeler, our way",
+    "images": "By number of (small) images, whole labeler, our way",
+}
 SMALL = {"grid": (8, 8), "stride": 2}  # settings for small images
 SMALL_SIDES = (72, 96)  # rows and columns in pixels
 
 
 def measure_sweeps(bench: Benchmark) -> None:
-    """All sweeps, on the first image or two: half an hour on two cores."""
+    """Run all sweeps, on the first image or two: half an hour on two cores."""
     sweep_grids(bench)
     sweep_prompts(bench)
     sweep_masks(bench)
@@ -42,8 +50,21 @@ def measure_sweeps(bench: Benchmark) -> None:
     sweep_images(bench)
 
 
+def sweep_parts(figures: Figures) -> list[str]:
+    """Write title and table of each sweep, from figures named ``sweep.KIND.VALUE.FIGURE``."""
+    parts = []
+    for kind, title in TITLES.items():
+        prefix = f"sweep.{kind}."
+        cells = [name.removeprefix(prefix).split(".", 1) for name in figures if prefix in name]
+        columns = {name: name for _, name in cells if not name.endswith(".iqr")}
+        if cells:
+            rows = {f"{prefix}{value}": value for value in sorted({v for v, _ in cells}, key=int)}
+            parts += [f"**{title}**", cross_table(figures, rows, columns, corner=kind)]
+    return parts
+
+
 def sweep_grids(bench: Benchmark) -> None:
-    """Both ways of ProMerge on the first image; prompts grow with the grid as well."""
+    """Measure both ways of ProMerge on the first image; prompts grow with the grid as well."""
     for side in GRIDS:
         ours = f"sweep.grid.{side}.ours"
         for name, repeats in (("ours", bench.plan.repeats), ("released", 1)):
@@ -56,7 +77,7 @@ def sweep_grids(bench: Benchmark) -> None:
 
 
 def sweep_prompts(bench: Benchmark) -> None:
-    """The grid stage of both ways on the first two images."""
+    """Measure the grid stage of both ways on the first two images."""
     for stride in STRIDES:
         count = int(np.prod([-(-side // stride) for side in bench.config.grid]))
         for name, repeats in (("ours", bench.plan.repeats), ("released", 1)):
@@ -66,18 +87,18 @@ def sweep_prompts(bench: Benchmark) -> None:
 
 
 def sweep_masks(bench: Benchmark) -> None:
-    """The default refiner and the released way, on the image with the most masks."""
-    config = bench.plan.workload.with_settings({"tau_b": MANY_MASKS}).config(METHODS["ours"])
-    found = {}
+    """Measure the default refiner and the released way on the image with the most masks."""
+    config = bench.plan.workload.with_settings({"tau_b": MANY_MASKS}).ours
+    found: dict[int, np.ndarray] = {}
     for index in range(len(bench.plan.images)):
         features = tasks.load_prepared(bench.folder / "ours", index).features[0]
         stages = grid_masks(features, config)
-        if not stages.reason:
+        if stages.merged is not None and not stages.reason:
             found[index] = stages.merged
     best = max(found, key=lambda index: len(found[index]), default=None)
     for count in MASKS:
         if best is None or len(found[best]) < count:
-            bench.results.notes.append(f"No image has {count} masks: a sweep ends before.")
+            bench.notes.append(f"No image has {count} masks: a sweep ends before.")
             break
         chosen = {best: found[best][:count]}
         for refiner, repeats in ((bench.config.refine, bench.plan.repeats), (RELEASED, 1)):
@@ -89,7 +110,7 @@ def sweep_masks(bench: Benchmark) -> None:
 
 
 def sweep_workers(bench: Benchmark) -> None:
-    """Throughput of the whole labeler, as ``tools/label_images.py`` runs it."""
+    """Measure throughput of the whole labeler, as ``tools/label_images.py`` runs it."""
     cores = os.cpu_count() or 1
     for workers in (number for number in WORKERS if number <= cores):
         count = 8 * max(1, workers)
@@ -100,7 +121,7 @@ def sweep_workers(bench: Benchmark) -> None:
 
 
 def sweep_images(bench: Benchmark) -> None:
-    """Time and memory over many small images."""
+    """Measure time and memory over many small images."""
     workload = bench.plan.workload.with_settings(SMALL)
     args = (workload, bench.plan.images, bench.folder, IMAGES)
     what = f"{IMAGES[-1]} small images"

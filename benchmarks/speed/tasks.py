@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.speed.measure import Samples, forget_peak, start_together
+from benchmarks.measure import Samples, forget_peak, start_together
 from benchmarks.speed.methods import METHODS, Workload
 from benchmarks.speed.released import refine_one_by_one
 from promerge_d2.labeler import GridConfig, ImageFeatures, Labeler
@@ -79,7 +79,7 @@ def extract(
 
 
 def load_prepared(folder: Path, index: int) -> ImageFeatures:
-    """An image that ``extract`` has prepared."""
+    """Read an image that ``extract`` has prepared."""
     with open(folder / f"{index:04d}.pkl", "rb") as file:
         return pickle.load(file)
 
@@ -107,7 +107,7 @@ def finish(
     repeats: int,
     together: bool = False,
 ) -> Finished:
-    """Everything after the features, from memory to records.
+    """Do everything after the features, from memory to records.
 
     Args:
         workload: what to work with.
@@ -146,7 +146,7 @@ def finish(
 def refine(
     refiner: str, folder: Path, masks: dict[int, np.ndarray], repeats: int
 ) -> tuple[Samples, list[np.ndarray]]:
-    """Refinement of given masks.
+    """Refine given masks.
 
     Args:
         refiner: a name of ``REFINERS``, or ``RELEASED``.

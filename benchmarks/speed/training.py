@@ -1,10 +1,11 @@
-"""How fast the training recipe is: seconds an iteration, the data loader's share, memory.
+"""Seconds an iteration of the training recipe, the data loader's share, memory (``--training``).
 
 On a GPU the recipe as it stands, its whole batch on one GPU; on a CPU a small one, for comparison.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import tempfile
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from benchmarks.speed.measure import Figures, forget_peak, memory_mb
-from benchmarks.speed.report import machine, number, table
+from benchmarks.measure import Figures, forget_peak, memory_mb
+from benchmarks.report import Results, list_table
+from benchmarks.speed.harness import ROOT, sample
 from promerge_d2.data import register_from_config
 from promerge_d2.engine.setup import CPU_LINE, check_device, read_config
 from promerge_d2.engine.trainer import ProMergeTrainer
+from promerge_d2.utils.errors import UserError
 
 WARM_UP = 5  # iterations that are not counted: kernels are chosen, workers start
 DATASET = "benchmark_training"
@@ -54,14 +57,45 @@ class TrainingPlan:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """``KEY VALUE`` pairs that a reader of the figures has to know."""
+        """Return the ``KEY VALUE`` pairs that a reader of the figures has to know."""
         if self.device == "cpu":
             return (*SMALL.split(), *self.opts)
         workers = str(os.cpu_count())  # the recipe's are for 2 images a GPU
         return ("MODEL.DEVICE", self.device, "DATALOADER.NUM_WORKERS", workers, *self.opts)
 
 
-def run_training(plan: TrainingPlan) -> Figures:
+def measure(args: argparse.Namespace) -> Results:
+    """Measure the recipe ``configs/promerge_cascade.yaml``.
+
+    Raises:
+        UserError: images without labels, or the other way round; and as ``train``.
+    """
+    if bool(args.images) != bool(args.labels):
+        raise UserError("--training takes --images and --labels together, or neither")
+    images, labels = args.images, args.labels
+    if not images:
+        images, labels = sample("test/images"), sample("test/annotations.json")
+    iterations = 20 if args.device == "cpu" else 200
+    recipe = ROOT / "configs/promerge_cascade.yaml"
+    return measure_training(TrainingPlan(recipe, Path(images), labels, args.device, iterations))
+
+
+def measure_training(plan: TrainingPlan) -> Results:
+    """Measure the recipe of a plan; raises as ``train``."""
+    figures = train(plan)
+    device = "the CPU" if plan.device == "cpu" else torch.cuda.get_device_name(plan.device)
+    rows = {name: title for name, title in ROWS.items() if name in figures}
+    return Results(
+        f"`{plan.config.name}` from random weights on {device}: "
+        f"{figures['training.iterations']:.0f} iterations of {figures['training.batch']:.0f} "
+        f"images after {WARM_UP}, {figures['training.workers']:.0f} loader workers, with "
+        f"`{' '.join(plan.keys)}`",
+        figures,
+        [list_table(figures, rows)],
+    )
+
+
+def train(plan: TrainingPlan) -> Figures:
     """Train from random weights for a while.
 
     Returns:
@@ -96,8 +130,7 @@ def run_training(plan: TrainingPlan) -> Figures:
         for name in ("time", "data_time")
     )
     figures = Figures()
-    figures["training.iteration_s"] = float(np.median(seconds))
-    figures["training.iteration_s.iqr"] = float(np.subtract(*np.percentile(seconds, (75, 25))))
+    figures.put_repeats("training.iteration_s", seconds)
     figures["training.images_s"] = cfg.SOLVER.IMS_PER_BATCH * len(seconds) / float(seconds.sum())
     figures["training.loader_percent"] = 100 * float(waits.sum() / seconds.sum())
     figures["training.process_mb"] = memory_mb("VmHWM")
@@ -107,15 +140,3 @@ def run_training(plan: TrainingPlan) -> Figures:
     figures["training.iterations"] = len(seconds)
     figures["training.workers"] = cfg.DATALOADER.NUM_WORKERS
     return figures
-
-
-def training_markdown(figures: Figures, plan: TrainingPlan) -> str:
-    """The figures as a table, with what they were measured on."""
-    device = "the CPU" if plan.device == "cpu" else torch.cuda.get_device_name(plan.device)
-    rows = [[title, number(figures, name)] for name, title in ROWS.items() if name in figures]
-    return (
-        f"{machine()}. `{plan.config.name}` from random weights on {device}: "
-        f"{figures['training.iterations']:.0f} iterations of {figures['training.batch']:.0f} "
-        f"images after {WARM_UP}, {figures['training.workers']:.0f} loader workers, with "
-        f"`{' '.join(plan.keys)}`.\n\n{table(['', ''], rows)}"
-    )

@@ -1,4 +1,5 @@
 import csv
+import json
 import re
 
 import pytest
@@ -35,7 +36,7 @@ def ablate(monkeypatch, tmp_path, capsys):
         images.append((f"{number}.png", 96, 144, [square(96, 144, *box)]))
     coco_json(tmp_path / "truth.json", images)
 
-    def run(name, *more, data=True):
+    def run(name, *more, data=True, grid_only=False):
         where = ["--images", tmp_path / "photos", "--annotations", tmp_path / "truth.json"]
         code = run_tool(
             monkeypatch,
@@ -43,7 +44,8 @@ def ablate(monkeypatch, tmp_path, capsys):
             name,
             *(where if data else []),
             *("--output", tmp_path / "out", "--backbone", "tiny", "--weights", weights),
-            *("--grid", "12", "--set", "stride=2", "--set", "refine=none"),
+            *("--grid", "12", "--set", "refine=none"),
+            *([] if grid_only else ["--set", "stride=2"]),
             *("--scenes", "1", "--backbones", f"tiny:{weights}", *more),
         )
         captured = capsys.readouterr()
@@ -152,7 +154,8 @@ def test_background_needs_no_data_set(ablate):
         (["background", "--workers", "-1"], "--workers is -1; it takes 0 or more"),
         (["background", "--backbones", "dino"], "no backbone is named 'dino'"),
         (["background", "--set", "tau_c=1"], "no labeler setting is named 'tau_c'"),
-        (["background", "--markdown", "nowhere.md"], "there is no file nowhere.md"),
+        (["background", "--markdown", "."], "cannot write .: it is a folder"),
+        (["tau_b", "--preset", "best"], "tau_b varies settings of the labeler promerge"),
     ],
 )
 def test_refuses(ablate, arguments, message):
@@ -166,4 +169,13 @@ def test_refuses_a_markdown_file_with_half_a_mark(ablate, tmp_path):
     (tmp_path / "doc.md").write_text("<!-- background: end -->\n")
     code, _, err = ablate("background", "--markdown", tmp_path / "doc.md", data=False)
     assert code == 3
-    assert "needs the lines <!-- background: begin --> and <!-- background: end -->" in err
+    assert "doc.md" in err
+    assert "<!-- background: begin -->" in err
+
+
+def test_all_of_another_labeler_are_those_that_go_with_it(ablate):
+    code, *_ = ablate("all", "--preset", "best", grid_only=True)
+    assert code == 0
+    tables = {file.stem for file in ablate.output.glob("*.csv")}
+    assert tables == {"facets", "backbones", "background"}
+    assert json.loads((ablate.output / "facets.json").read_text())["labeler"] == "regions"

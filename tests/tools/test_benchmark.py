@@ -1,9 +1,15 @@
+import dataclasses
+import importlib.abc
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
+from benchmarks.speed import harness, labelers
 from tests.benchmarks.speed.helpers import shorten_sweeps
-from tests.helpers import TINY, photo, run_tool, save_image, use_tiny
+from tests.helpers import ROOT, TINY, photo, run_tool, save_image, use_tiny
 
 
 @pytest.fixture
@@ -13,17 +19,13 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_writes_figures_tables_and_picture(
-    monkeypatch,
-    tmp_path,
-    photos,
-    capsys,
-):
-    from benchmarks.speed import harness
+def test_writes_figures_tables_and_picture(monkeypatch, tmp_path, photos, capsys):
+    def quick(args):
+        return dataclasses.replace(harness.plan_from(args), fresh=False, seconds=0.01, stream=4)
 
     shorten_sweeps(monkeypatch)
     use_tiny(monkeypatch, tmp_path)
-    monkeypatch.setattr(harness.Plan, "__init__", quick(harness.Plan.__init__))
+    monkeypatch.setattr(labelers, "plan_from", quick)
     code = run_tool(
         monkeypatch,
         "benchmark.py",
@@ -43,13 +45,6 @@ def test_writes_figures_tables_and_picture(
     assert "replaying" in capsys.readouterr().out
 
 
-def quick(init):
-    def changed(self, *args, **kwargs):
-        init(self, *args, **{**kwargs, "fresh": False, "seconds": 0.01, "stream": 4})
-
-    return changed
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -61,9 +56,35 @@ def quick(init):
         (["--set", "taub=0.3"], "no labeler setting is named taub; known: apply_exif, "),
         (["--count", "1"], "1 images, of which"),
         (["--json", "."], "cannot write .: it is a folder"),
+        (["--store", "--plot", "p.png"], "--plot"),
     ],
 )
 def test_refuses(monkeypatch, photos, capsys, arguments, message):
     images = [] if "--images" in arguments else ["--images", photos]
     assert run_tool(monkeypatch, "benchmark.py", *images, *arguments) == 3
     assert message in capsys.readouterr().err
+
+
+def test_runs_from_another_folder(tmp_path):
+    command = [sys.executable, str(ROOT / "tools/benchmark.py"), "--help"]
+    there = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=there, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--markdown" in done.stdout
+
+
+class WithoutBenchmarks(importlib.abc.MetaPathFinder):
+    """An installation from the wheel, which leaves the folder out."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "benchmarks":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.mark.parametrize("tool", ["benchmark.py", "ablate.py"])
+def test_says_what_to_do_where_benchmarks_is_not_there(monkeypatch, capsys, tool):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [WithoutBenchmarks(), *sys.meta_path])
+    assert run_tool(monkeypatch, tool, "--help") == 3
+    assert "pip install -e ." in capsys.readouterr().err

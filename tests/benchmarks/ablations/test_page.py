@@ -39,15 +39,6 @@ def test_of_a_long_table_the_best_different_rows(folder):
     assert "promerge release, grid 12x10; tiny, facet key; masks of 3 images. Of the rows" in text
 
 
-def test_says_where_a_setting_makes_no_difference(tmp_path):
-    results = Results(tmp_path, "filters", RUN)
-    for number, kind in enumerate(("cascade", "none")):
-        figures = {name: "1.0" for name in FIGURES} | {"seconds": f"{number}.5"}
-        results.add({"filter": kind, **figures})
-    write_page(tmp_path, "filters")
-    assert "With this preset it makes no difference." in (tmp_path / "index.html").read_text()
-
-
 def test_the_page_says_what_it_holds(folder):
     write_page(folder, "merging")
     page = (folder / "index.html").read_text()

@@ -1,6 +1,5 @@
 import csv
 import json
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 
 import pytest
 
@@ -237,19 +236,6 @@ def test_broken_image_is_named(run):
     run.images.files[1].write_bytes(b"no image")
     with pytest.raises(UserError, match=r"cannot read the image .*1\.png"):
         run("out")
-
-
-def test_a_dead_worker_is_told(run, monkeypatch):
-    class Broken(ThreadPoolExecutor):
-        def __init__(self, *_):
-            super().__init__(1)
-
-        def map(self, *_):
-            raise BrokenExecutor
-
-    monkeypatch.setattr(sweep_module, "ProcessPoolExecutor", Broken)
-    with pytest.raises(UserError, match=r"a worker process died .* try again with fewer workers"):
-        run("out", workers=2)
 
 
 def test_seconds_are_those_of_the_mask_stage_of_the_median_image(truth):

@@ -5,22 +5,17 @@ import json
 import pytest
 
 from benchmarks.speed import evaluation
-from benchmarks.speed.evaluation import (
-    PLAIN,
-    STAGES,
-    evaluation_markdown,
-    run_evaluation,
-    write_synthetic,
-)
+from benchmarks.speed.evaluation import PLAIN, STAGES, measure_evaluation, write_synthetic
 from tests.helpers import run_tool
 
 
 @pytest.fixture(scope="module")
-def figures():
-    return run_evaluation((12, 40), (20, 10), fresh=False)
+def results():
+    return measure_evaluation((12, 40), (20, 10), fresh=False)
 
 
-def test_ours_are_plain_pycocotools_figures(figures):
+def test_ours_are_plain_pycocotools_figures(results):
+    figures = results.figures
     for kind in ("bbox", "segm"):
         assert figures[f"{kind}.pycocotools.largest_difference"] == 0
         stages = [figures[f"{kind}.{PLAIN}.{stage}_s"] for stage in STAGES]
@@ -49,18 +44,18 @@ def test_synthetic_files_are_the_same_and_make_sense(tmp_path):
         assert 0 <= y < y + h <= height
 
 
-def test_the_tool_writes_what_it_prints(monkeypatch, tmp_path, capsys, figures):
+def test_the_tool_writes_what_it_prints(monkeypatch, tmp_path, capsys, results):
     # under test is the tool, not the half hour of the real thing
-    monkeypatch.setattr(evaluation, "run_evaluation", lambda: figures)
+    monkeypatch.setattr(evaluation, "measure", lambda args: results)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- benchmark: begin -->\n<!-- benchmark: end -->\nafter\n")
     code = run_tool(
         monkeypatch, "benchmark.py", "--evaluation", "--markdown", page, "--json", tmp_path / "f"
     )
     assert code == 0
-    assert json.loads((tmp_path / "f").read_text()) == figures
+    assert json.loads((tmp_path / "f").read_text()) == results.figures
     text = page.read_text()
-    assert evaluation_markdown(figures) in text
+    assert results.markdown() in text
     assert text.startswith("before\n")
     assert "12 images, 480 detections" in capsys.readouterr().out
     assert "| ours, `pycocotools` |" in text

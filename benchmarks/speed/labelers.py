@@ -1,4 +1,4 @@
-"""The benchmark: what is measured on which images, and the figures that come of it.
+"""The labelers side by side, and a device if there is one.
 
 Latency is one process with one thread on both sides of every ratio; throughput is several such
 processes at once. A ratio is a quotient of sums over the same images, each image's seconds being
@@ -7,24 +7,21 @@ the median of its repeats.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import os
-import tempfile
-import time
-from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.measure import Samples, mean, ratio, spread
+from benchmarks.report import Results
 from benchmarks.speed import tasks
 from benchmarks.speed.compare import identical, iou, ious
-from benchmarks.speed.device import measure_device
-from benchmarks.speed.harness import Benchmark, Plan, Results, after, spread, total
-from benchmarks.speed.measure import Samples, mean, ratio
+from benchmarks.speed.device import device_parts, measure_device
+from benchmarks.speed.harness import Benchmark, Plan, after, plan_from, running, total
+from benchmarks.speed.labeler_tables import labeler_parts, plot
 from benchmarks.speed.methods import METHODS
-from benchmarks.speed.store import measure_store
-from benchmarks.speed.sweeps import measure_sweeps
+from benchmarks.speed.sweeps import measure_sweeps, sweep_parts
 from benchmarks.speed.tasks import BEFORE, RELEASED
 from promerge_d2.labeler import ProMergeConfig, grid_masks
 from promerge_d2.labeler.refine import REFINERS, check_refiner
@@ -38,48 +35,44 @@ TOO_ALIKE = 0.8  # IoU with a mask that is there already
 SAME = 0.95  # IoU from which two refined masks count as the same
 
 
-def run_benchmark(plan: Plan) -> Results:
-    """Measure everything that the plan names.
+def measure(args: argparse.Namespace) -> Results:
+    """Measure the labelers and the device; draw ``--plot``.
 
     Raises:
         UserError: images that cannot be read, weights that are missing.
     """
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        bench = Benchmark(plan, Path(folder), stack)
-        if plan.store:
-            measure_store(bench)
+    results = measure_speed(plan_from(args))
+    if args.plot:
+        plot(results.figures, args.plot)
+    return results
+
+
+def measure_speed(plan: Plan) -> Results:
+    """Measure everything that the plan names, see ``measure``."""
+    workload = plan.workload
+    with running(plan) as bench:
+        if not workload.random_weights:
+            measure_labelers(bench)
+        if workload.device != "cpu" or workload.random_weights:
+            measure_device(bench)
         else:
-            measure_speed(bench)
-    bench.figures["machine.cores"] = os.cpu_count()
-    bench.figures["grid"] = bench.config.grid[0]
-    bench.figures["images"] = len(plan.images)
-    bench.figures["run.seconds"] = time.perf_counter() - started
+            bench.notes.append("A GPU is not measured: --device cuda.")
+    figures = bench.figures
+    bench.results.parts = [*labeler_parts(figures), *sweep_parts(figures), *device_parts(figures)]
     return bench.results
 
 
-def measure_speed(bench: Benchmark) -> None:
-    """The labelers, and a device if there is one."""
-    workload = bench.plan.workload
-    if not workload.random_weights:
-        measure_labelers(bench)
-    if workload.device != "cpu" or workload.random_weights:
-        measure_device(bench)
-    else:
-        bench.results.notes.append("A GPU is not measured: --device cuda.")
-
-
 def measure_labelers(bench: Benchmark) -> None:
-    """Everything but the device: all methods side by side, and the sweeps."""
+    """Measure all methods side by side, and the sweeps."""
     before = bench.extract("ours", range(len(bench.plan.images)))
     merged = measure_masks(bench)
     missing = why_missing(EXACT)
     if missing:
-        bench.results.notes.append(f"Refinement is not measured: {missing}.")
+        bench.notes.append(f"Refinement is not measured: {missing}.")
     else:
         measure_refiners(bench, merged)
     if missing and bench.config.refine != "none":
-        bench.results.notes.append(
+        bench.notes.append(
             "The whole way is not measured, since the released-style methods cannot refine; it "
             "can be without refinement: --set refine=none."
         )
@@ -91,7 +84,7 @@ def measure_labelers(bench: Benchmark) -> None:
 
 
 def why_missing(refiner: str) -> str | None:
-    """Why a refiner cannot run here, or None if it can."""
+    """Say why a refiner cannot run here; None if it can."""
     try:
         check_refiner(refiner)
     except UserError as error:
@@ -100,7 +93,7 @@ def why_missing(refiner: str) -> str | None:
 
 
 def measure_masks(bench: Benchmark) -> list[np.ndarray]:
-    """Prompts, filter and merging, on all images; the masks found."""
+    """Measure prompts, filter and merging on all images; return the masks found."""
     images = range(len(bench.plan.images))
     found = {}
     for name, repeats in (
@@ -123,7 +116,7 @@ def measure_masks(bench: Benchmark) -> list[np.ndarray]:
 
 
 def measure_refiners(bench: Benchmark, merged: list[np.ndarray]) -> None:
-    """Every refiner, and the released way, on images with enough masks."""
+    """Measure every refiner, and the released way, on images with enough masks."""
     chosen, added = {}, 0
     for index, masks in enumerate(merged):
         features = tasks.load_prepared(bench.folder / "ours", index).features[0]
@@ -132,7 +125,7 @@ def measure_refiners(bench: Benchmark, merged: list[np.ndarray]) -> None:
             chosen[index] = some
             added += max(0, len(some) - len(masks))
     if not chosen:
-        bench.results.notes.append("Refinement is not measured: no image has enough masks.")
+        bench.notes.append("Refinement is not measured: no image has enough masks.")
         return
     runs = {}
     for name in (RELEASED, *(name for name, refiner in REFINERS.items() if refiner)):
@@ -155,7 +148,7 @@ def measure_refiners(bench: Benchmark, merged: list[np.ndarray]) -> None:
     bench.figures["refine.images"] = len(chosen)
     bench.figures["refine.masks"] = count
     bench.figures["refine.masks_added"] = added
-    bench.results.notes.append(
+    bench.notes.append(
         f"Refinement is measured on {len(chosen)} images with {FEWEST} to {MOST} masks each, "
         f"{count} in all; {count - added} of them are what the labeler finds at its settings "
         f"(at most {MOST} an image). Where an image has fewer than {FEWEST}, it is filled up "
@@ -166,7 +159,7 @@ def measure_refiners(bench: Benchmark, merged: list[np.ndarray]) -> None:
 
 
 def measure_whole(bench: Benchmark, before: dict[str, Samples]) -> None:
-    """Every method from file to records.
+    """Measure every method from file to records.
 
     Args:
         bench: the run.
@@ -179,31 +172,25 @@ def measure_whole(bench: Benchmark, before: dict[str, Samples]) -> None:
     figures["features.max_difference"] = max(
         feature_difference(bench, ours, place) for place, ours in enumerate(whole)
     )
-    best_before = bench.extract("best", whole)  # its grid has the image's shape
+    timed = {"ours": before, "best": bench.extract("best", whole)}
     stages: dict[str, dict[str, Samples]] = {}
     merged = {}
     for name, method in METHODS.items():
-        images, repeats = whole, plan.slow_repeats
-        if name == "maskcut_reference":
-            images, repeats = reference, 1
-        elif name == "ours":
-            repeats = plan.repeats
-        slow = method.extractor is METHODS["released"].extractor
-        samples, rows = (released_before, range(len(images))) if slow else (before, images)
-        if name == "best":
-            samples, rows = best_before, range(len(images))
-            finished = bench.finish(name, rows, repeats, source="best")
-        else:
-            finished = bench.finish(name, images, repeats)
-        stages[name] = {stage: samples[stage][list(rows)] for stage in BEFORE}
-        stages[name] |= finished.seconds
+        images = reference if name == "maskcut_reference" else whole
+        repeats = {"ours": plan.repeats, "maskcut_reference": 1}.get(name, plan.slow_repeats)
+        source, places = source_of(name, images)
+        finished = bench.finish(name, places, repeats, source=source)
+        samples = timed[source]
+        if method.extractor is METHODS["released"].extractor:
+            samples, places = released_before, list(range(len(images)))
+        stages[name] = {stage: samples[stage][places] for stage in BEFORE} | finished.seconds
         merged[name] = finished.merged
         figures[f"{name}.images"] = len(images)
         figures[f"{name}.masks_per_image"] = float(np.mean(finished.records))
         figures[f"{name}.refined_per_image"] = float(np.mean([*map(len, finished.merged)]))
         figures[f"{name}.cpu_share"] = round(finished.cpu_share, 3)
-        for stage, samples in stages[name].items():
-            figures.put(f"{name}.{stage}_s", mean, samples)
+        for stage, seconds in stages[name].items():
+            figures.put(f"{name}.{stage}_s", mean, seconds)
         figures.put(f"{name}.after_features_s", mean, after(stages[name]))
         figures.put(f"{name}.total_s", mean, total(stages[name]))
         figures.put(f"{name}.images_per_s", lambda s: 1 / mean(s), total(stages[name]))
@@ -216,25 +203,36 @@ def measure_whole(bench: Benchmark, before: dict[str, Samples]) -> None:
     compare_with_reference(bench, ours, stages["maskcut_reference"], merged)
 
 
+def source_of(name: str, images: list[int]) -> tuple[str, list[int]]:
+    """Say which features a method starts from, so that all but ``best`` see the same bits.
+
+    Args:
+        name: of the method.
+        images: places in the plan's list.
+
+    Returns:
+        The label of ``Benchmark.extract``, and the images' places in its folder.
+    """
+    if name == "best":  # the grid has the image's shape; only the images of the whole way are there
+        return name, list(range(len(images)))
+    return "ours", images
+
+
 def compare_with_reference(
     bench: Benchmark,
     ours: dict[str, Samples],
     slow: dict[str, Samples],
     merged: dict[str, list[np.ndarray]],
 ) -> None:
-    """Ratios to ``maskcut_reference``, on the images that it did."""
+    """Add the ratios to ``maskcut_reference``, on the images that it did."""
     figures = bench.figures
     count = len(merged["maskcut_reference"])
     ours = {stage: samples[:count] for stage, samples in ours.items()}
     figures.put("to_maskcut.ours.total_s", mean, total(ours))
     figures.put("to_maskcut.ours.after_features_s", mean, after(ours))
     figures.put("total.ratio_to_maskcut", ratio, total(slow), total(ours))
-    figures.put(
-        "total.ratio_to_maskcut_same_features",
-        ratio,
-        total({**slow, "features": ours["features"]}),
-        total(ours),
-    )
+    same_features = total({**slow, "features": ours["features"]})
+    figures.put("total.ratio_to_maskcut_same_features", ratio, same_features, total(ours))
     figures.put("total.bound_by_features_to_maskcut", ratio, total(slow), ours["features"])
     figures.put("after_features.ratio_to_maskcut", ratio, after(slow), after(ours))
     figures["maskcut.images_identical"] = identical(
@@ -243,49 +241,35 @@ def compare_with_reference(
 
 
 def feature_difference(bench: Benchmark, ours: int, place: int) -> float:
-    """Largest difference of released-style features from ours, over the largest feature."""
+    """Compare released-style features with ours: largest difference over the largest feature."""
     mine = tasks.load_prepared(bench.folder / "ours", ours).features
     theirs = tasks.load_prepared(bench.folder / "released", place).features
     return float((mine - theirs).abs().max() / mine.abs().max())
 
 
 def measure_throughput(bench: Benchmark) -> None:
-    """Everything after the features, in several processes of one thread at once."""
+    """Measure everything after the features, in several processes of one thread at once."""
     plan, figures = bench.plan, bench.figures
     whole = spread(len(plan.images), plan.whole)
     seconds = {}
     for name in METHODS:
         images = whole[: plan.reference] if name == "maskcut_reference" else whole
-        source = "ours"
-        if name == "best":
-            images, source = range(len(whole)), name
+        source, places = source_of(name, images)
         repeats = 2 * plan.repeats if name == "ours" else 1
-        seconds[name] = bench.finish_together(name, images, repeats, source)
-        figures.put(
-            f"{name}.throughput_images_per_s",
-            lambda s: plan.processes / mean(s),
-            seconds[name],
-        )
+        seconds[name] = bench.finish_together(name, places, repeats, source)
+        rate = f"{name}.throughput_images_per_s"
+        figures.put(rate, lambda s: plan.processes / mean(s), seconds[name])
     figures["throughput.processes"] = plan.processes
-    figures.put(
-        "after_features.throughput_ratio_to_released",
-        ratio,
-        seconds["released"],
-        seconds["ours"],
-    )
-    slow = seconds["maskcut_reference"]
-    figures.put(
-        "after_features.throughput_ratio_to_maskcut",
-        ratio,
-        slow,
-        seconds["ours"][: len(slow.values)],
-    )
+    for other, name in (("released", "released"), ("maskcut", "maskcut_reference")):
+        slow = seconds[name]
+        ours = seconds["ours"][: len(slow.values)]
+        figures.put(f"after_features.throughput_ratio_to_{other}", ratio, slow, ours)
 
 
 def masks_to_refine(
     features: torch.Tensor, merged: np.ndarray, config: ProMergeConfig
 ) -> np.ndarray:
-    """Masks of an image whose refinement is measured.
+    """Choose the masks of an image whose refinement is measured.
 
     Args:
         features: (C, H, W) raw float32.
@@ -302,8 +286,9 @@ def masks_to_refine(
         for tau_b in (config.tau_b, *OTHER_TAU_B)
     ]
     found = [stages for stages in found if not stages.reason]
-    more = [mask for stages in found for mask in stages.merged]
-    more += [mask for stages in found for mask in stages.pruned[::-1]]  # by descending area
+    more = [mask for stages in found if stages.merged is not None for mask in stages.merged]
+    for stages in found:
+        more += [] if stages.pruned is None else list(stages.pruned[::-1])  # by descending area
     masks = list(merged[:MOST])
     for mask in more:
         if len(masks) >= FEWEST:

@@ -1,0 +1,149 @@
+"""The labelers' figures as tables and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.measure import Figures
+from benchmarks.plots import bars
+from benchmarks.report import cross_table, number, table
+from benchmarks.speed.methods import METHODS
+from benchmarks.speed.tasks import AFTER, BEFORE, RELEASED
+from promerge_d2.labeler.refine import REFINERS
+from promerge_d2.visualization.figures import picture
+
+TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of the plot of ratios
+REFINER_COLUMNS = {
+    "seconds_per_image": "seconds an image",
+    "ratio_to_released": "times faster",
+    "mean_iou": "mean IoU",
+    "share_above_0.95": "share above 0.95",
+    "min_iou": "lowest IoU",
+    "peak_mb": "peak MB",
+}
+STAGES = (*BEFORE, *AFTER)
+RATIOS = (
+    ("Prompts, filter and merging, to released-style", "masks.ratio_to_released", "masks"),
+    ("Refinement, to released-style", "refine.ratio_to_released", "refine"),
+    ("Features, to released-style", "features.ratio_to_released", "released"),
+    ("Whole labeler, to released-style", "total.ratio_to_released", "released"),
+    ("– if all but our features were free", "total.bound_by_features", "released"),
+    ("After the features, to released-style", "after_features.ratio_to_released", "released"),
+    ("– as throughput", "after_features.throughput_ratio_to_released", "released"),
+    ("Whole labeler, to MaskCut", "total.ratio_to_maskcut", "maskcut_reference"),
+    (
+        "– if MaskCut had our features",
+        "total.ratio_to_maskcut_same_features",
+        "maskcut_reference",
+    ),
+    (
+        "– if all but our features were free",
+        "total.bound_by_features_to_maskcut",
+        "maskcut_reference",
+    ),
+    ("After the features, to MaskCut", "after_features.ratio_to_maskcut", "maskcut_reference"),
+    ("– as throughput", "after_features.throughput_ratio_to_maskcut", "maskcut_reference"),
+)
+"""Row of the table, the figure, and what stands before ``.images`` in the name of its count."""
+
+
+def labeler_parts(figures: Figures) -> list[str]:
+    """Write all tables as Markdown, and what bounds us; nothing where nothing was measured."""
+    if "masks.ratio_to_released" not in figures:
+        return []
+    refiners = (RELEASED, *(name for name, refiner in REFINERS.items() if refiner))
+    return [
+        "**How many times faster `promerge` is**",
+        ratio_table(figures),
+        sameness(figures),
+        "**Seconds an image, one process with one thread**",
+        *stage_tables(figures),
+        bound(figures),
+        "**Refiners**",
+        cross_table(figures, {f"refiner.{name}": name for name in refiners}, REFINER_COLUMNS),
+    ]
+
+
+def ratio_table(figures: Figures) -> str:
+    """Write every ratio with its spread, and on how many images it was measured."""
+    rows = [
+        [title, number(figures, name), number(figures, f"{count}.images")]
+        for title, name, count in RATIOS
+    ]
+    return table(["", "times", "images"], rows)
+
+
+def sameness(figures: Figures) -> str:
+    """Say whether fast and slow ways give the same."""
+    text = (
+        f"With {figures['masks.prompts']:.0f} prompts, masks on the grid are identical to the "
+        f"released-style ones on {figures['masks.images_identical']:.0f} of "
+        f"{figures['masks.images']:.0f} images ({figures['masks_per_image']:.2g} masks an image)"
+    )
+    if "maskcut.images_identical" in figures:
+        text += (
+            f", those of `maskcut` to the dense solver's on "
+            f"{figures['maskcut.images_identical']:.0f} of "
+            f"{figures['maskcut_reference.images']:.0f}; features differ from released-style ones "
+            f"by {figures['features.max_difference']:.1g} of the largest at most"
+        )
+    return f"{text}."
+
+
+def stage_tables(figures: Figures) -> list[str]:
+    """Write methods by stages, and by what these add up to."""
+    processes = f"{figures.get('throughput.processes', 0):.0f} processes"
+    sums = {
+        "after_features_s": "after the features",
+        "total_s": "in total",
+        "images_per_s": "images/s",
+        "throughput_images_per_s": f"images/s after the features, {processes}",
+        "peak_mb": "most memory, MB",
+        "refined_per_image": "masks refined an image",
+        "masks_per_image": "masks kept an image",
+        "images": "images",
+    }
+    methods = {name: method.title for name, method in METHODS.items()}
+    return [
+        cross_table(figures, methods, {f"{stage}_s": stage for stage in STAGES}, spread=False),
+        cross_table(figures, methods, sums),
+    ]
+
+
+def bound(figures: Figures) -> str:
+    """Say where our time goes."""
+    if "ours.total_s" not in figures:
+        return ""
+    whole = figures["ours.total_s"]
+    shares = {stage: figures[f"ours.{stage}_s"] / whole for stage in STAGES}
+    largest = max(shares, key=lambda stage: shares[stage])
+    listed = ", ".join(f"{stage} {share:.1%}" for stage, share in shares.items())
+    return (
+        f"Preset `best` costs {number(figures, 'total.best_to_ours')} times as much as `release` "
+        f"(file to records, {figures['best.images']:.0f} images). What bounds us: {largest}. Of "
+        f"{whole:.2f} s an image: {listed}. The process computed for "
+        f"{figures['ours.cpu_share']:.0%} of the time after the features; where this is well below "
+        "100 %, something else was using the machine."
+    )
+
+
+def plot(figures: Figures, path: Path) -> None:
+    """Draw seconds an image by stage, and the ratios, side by side."""
+    with picture(path, dpi=150, ncols=2, figsize=(12, 4)) as (_, axes):
+        left, right = axes[0]
+        methods = [name for name in METHODS if f"{name}.total_s" in figures]
+        seconds = {s: [figures[f"{name}.{s}_s"] for name in methods] for s in STAGES}
+        bars(left, methods, seconds, stacked=True)
+        left.set(xlabel="seconds an image, one thread", title="whole labeler")
+        left.legend(fontsize=8)
+        ratios = [name for _, name, _ in RATIOS if name in figures]
+        values = [figures[name] for name in ratios]
+        around = [figures[f"{name}.iqr"] / 2 for name in ratios]
+        bars(right, ratios, {"times": values}, xerr=around, color="tab:gray")
+        right.set(xscale="log" if ratios else "linear", xlabel="times faster")
+        if ratios:
+            ticks = [tick for tick in TICKS if tick <= 2 * max(values)]
+            right.set(xlim=(min(1, *values), 2 * max(values)), xticks=ticks, xticklabels=ticks)
+            right.minorticks_off()
+        right.set_title("ratios ± half the interquartile range")
+        right.tick_params(axis="y", labelsize=7)

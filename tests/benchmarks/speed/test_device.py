@@ -1,0 +1,58 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.speed import device
+from benchmarks.speed.harness import Plan
+from benchmarks.speed.labeler_tables import plot
+from benchmarks.speed.labelers import measure_speed
+from benchmarks.speed.methods import Workload
+from tests.benchmarks.speed.helpers import QUICK, SETTINGS, check_numbers
+from tests.helpers import TINY
+
+
+def test_random_weights_measure_the_device_alone(images, short_sweeps, tmp_path):
+    workload = Workload(TINY, random_weights=True, settings={**SETTINGS, "refine": "none"})
+    results = measure_speed(Plan(workload, images, **QUICK))
+    figures = results.figures
+    check_numbers(figures)
+    for precision, batch in itertools.product(("fp32", "bf16"), (1, 2)):
+        rate = figures[f"device.{precision}.batch_{batch}.features_images_per_s"]
+        assert 0 < rate <= figures["device.features_images_per_s"]
+    assert figures["device.masks_per_image"] == 3  # the replayed ones
+    rate = figures["device.images_per_s"]
+    assert figures["device.imagenet_hours"] == pytest.approx(1281167 / rate / 3600)
+    assert "total.ratio_to_released" not in figures
+    assert not any("iou" in name for name in figures)
+    text = results.markdown()
+    assert "replaying 3 stored masks an image" in text
+    assert "times faster" not in text
+    plot(figures, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_masks_of_a_device_are_compared_with_the_cpu(workload, images):
+    found = device.masks_by_device(workload, images[:1])
+    assert list(found) == ["cpu", "fp32", "bf16"]
+    assert np.array_equal(found["cpu"][0], found["fp32"][0])
+    assert found["bf16"][0].shape[1:] == (12, 12)
+
+
+def test_annotated_objects_become_mask_sets(tmp_path):
+    box = [0, 0, 50, 0, 50, 100, 0, 100]  # left half of 100x100
+    strip = [0, 75, 100, 75, 100, 100, 0, 100]  # lowest quarter
+    annotations = [
+        {"image_id": image, "segmentation": [polygon]}
+        for image, polygons in ((1, [box, strip, box, strip]), (2, [box]))
+        for polygon in polygons
+    ]
+    sizes = [{"id": image, "width": 100, "height": 100} for image in (1, 2)]
+    (tmp_path / "a.json").write_text(json.dumps({"images": sizes, "annotations": annotations}))
+    device.save_annotated_masks(tmp_path / "a.json", tmp_path / "masks.npy", (8, 4))
+    sets = np.load(tmp_path / "masks.npy")
+    assert sets.shape == (1, 3, 8, 4)  # the second photograph has too few
+    left, low = np.zeros((8, 4), bool), np.zeros((8, 4), bool)
+    left[:, :2] = low[6:] = True
+    assert np.array_equal(sets[0], [left, low, left])
