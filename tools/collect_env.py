@@ -43,12 +43,12 @@ OPTIONAL = {
 
 
 def module_state(name: str, distributions: Mapping[str, list[str]], hint: str) -> str:
-    """Import a module and say in a few words what is there.
+    """Import a module and describe in a few words what is there.
 
     Args:
         name: Import name.
         distributions: Import names to the installed packages that bring them.
-        hint: How to get it, told when it is not there.
+        hint: How to get it, for when it is not there.
 
     Returns:
         The version, "not installed" or what went wrong.
@@ -64,7 +64,7 @@ def module_state(name: str, distributions: Mapping[str, list[str]], hint: str) -
 
 
 def devices() -> list[str]:
-    """Lines naming the processor and every CUDA device that torch sees."""
+    """Return lines that name the processor and every CUDA device that torch sees."""
     lines = [f"cpu: {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"]
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
@@ -75,7 +75,7 @@ def devices() -> list[str]:
 
 
 def weights_state(backbone: Backbone) -> str:
-    """Where a backbone's weights lie, or that they are not here. Fetches nothing."""
+    """Return where a backbone's weights lie, or that they are not here; fetch nothing."""
     if backbone.package is not None:
         requirement, module, inner = backbone.package
         spec = importlib.util.find_spec(module)
@@ -90,7 +90,7 @@ def weights_state(backbone: Backbone) -> str:
 
 
 def report() -> str:
-    """The whole report, one fact a line."""
+    """Return the whole report, one fact a line."""
     distributions = packages_distributions()
     sections = {
         f"promerge_d2 {promerge_d2.__version__}": [

@@ -60,11 +60,11 @@ print(json.dumps(found))
 """
 
 
-EXIT_OK, EXIT_NOT_FINISHED, EXIT_REFUSED = 0, 1, 3  # as in promerge_d2.cli.parser
+EXIT_OK, EXIT_NOT_FINISHED, EXIT_REFUSED = 0, 1, 3  # as in promerge_d2.utils.errors
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Refuses a bad command line with this repository's exit code instead of argparse's 2."""
+    """Refuse a bad command line with this repository's exit code instead of argparse's 2."""
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit."""
@@ -73,7 +73,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 class InstallError(Exception):
-    """Installation stopped; carries the exit code."""
+    """An installation that stopped, with the exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -255,7 +255,7 @@ def install(from_source: bool) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = ArgumentParser(description="Install detectron2 for this Python, unless it is there.")
     parser.add_argument(
         "--from-source",
