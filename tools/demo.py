@@ -13,7 +13,7 @@ from pathlib import Path
 
 import promerge_d2  # noqa: F401 - registers heads and backbones
 from promerge_d2.cli.parser import ArgumentParser, run_tool
-from promerge_d2.engine.detector import DetectorLabeler
+from promerge_d2.engine.detector import DetectorMaskGenerator
 from promerge_d2.engine.setup import check_device, check_weights, read_config
 from promerge_d2.pseudo_labels import list_images
 from promerge_d2.pseudo_labels.local_engine import Job
@@ -76,7 +76,7 @@ def main() -> int:
         )
     check_device(cfg)
     check_weights(cfg, eval_only=False)
-    detector = DetectorLabeler(cfg, threshold)
+    detector = DetectorMaskGenerator(cfg, threshold)
     entries, annotations, failures = [], [], []
     ids = itertools.count(1)
     for image_id, (name, source, picture) in enumerate(images, start=1):

@@ -10,23 +10,32 @@ Examples:
 Predictions are a file (scored on every data set that has its images) or a folder with a file for
 each data set, cls_agnostic_coco.json or coco.json and so on. --config-file goes together with
 --predictions: its run is called detector. What a detector predicts is kept in such a folder,
-OUTPUT/predictions/detector, and reused. Several runs are compared with the first one that
+OUTPUT/predictions/detector, image by image: after a stop of any kind, the same command goes on, and
+another detector is refused there. Several runs are compared with the first one that
 has predictions on a data set. In OUTPUT: index.html, results.json, results.csv, results.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from official.prepare import add_root
 from promerge_d2.cli.parser import ArgumentParser, run_tool
+from promerge_d2.coco.read import GroundTruth, read_ground_truth
 from promerge_d2.evaluation.matches import BACKENDS
 from promerge_d2.evaluation.zero_shot import DataSet, Run, Score, absent, choose, score
-from promerge_d2.utils.errors import EXIT_OK, UserError
-from promerge_d2.utils.files import check_writable
+from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
+from promerge_d2.pseudo_labels.merge import Labelled, tell
+from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
+from promerge_d2.utils.files import check_writable, path_inside
 from promerge_d2.visualization.zero_shot import as_markdown, as_tables, write_all
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,7 +68,12 @@ def parse_args() -> argparse.Namespace:
         metavar=("NAME", "JSON", "IMAGES"),
         help="a data set of your own, beside --datasets; may be repeated",
     )
-    add_root(parser)
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser(),
+        help="the folder of the data sets; default: $DETECTRON2_DATASETS, else datasets",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--detections",
@@ -110,8 +124,10 @@ def main() -> int:
     if not present:
         reasons = "\n".join(f"{name}: {reason}" for name, reason in not_run.items())
         raise UserError(f"none of the data sets is present under {args.root}:\n{reasons}")
+    failed = 0
     if args.config_file:
-        runs.append(run_detector(args, present))
+        run, failed = run_detector(args, present)
+        runs.append(run)
     if len({run.name for run in runs}) < len(runs):
         raise UserError("two runs have the same name; tell them apart with NAME=PATH")
     scores: list[Score] = []
@@ -133,7 +149,7 @@ def main() -> int:
     print(as_markdown(as_tables(scores, not_run)))
     write_all(args.output, scores, not_run, args.pictures)
     print(f"page: {args.output / 'index.html'}")
-    return EXIT_OK
+    return EXIT_FAILURES if failed else EXIT_OK
 
 
 def parse_run(text: str) -> Run:
@@ -150,11 +166,16 @@ def parse_run(text: str) -> Run:
     return Run(name, Path(path))
 
 
-def run_detector(args: argparse.Namespace, data_sets: list[DataSet]) -> Run:
-    """Predict with the detector, in one process a GPU; what is there already is reused."""
+def run_detector(args: argparse.Namespace, data_sets: list[DataSet]) -> tuple[Run, int]:
+    """Predict with the detector, in one process a GPU, on from where a run before stopped.
+
+    Returns:
+        The run, and how many images could not be read.
+    """
+    from promerge_d2.engine.detector import DetectorMaskGenerator
     from promerge_d2.engine.launch import launch_processes
     from promerge_d2.engine.setup import check_device, check_weights, read_config
-    from promerge_d2.features import get_backbone
+    from promerge_d2.pseudo_labels import merge_labels
 
     cfg = read_config(args.config_file, args.opts)
     cfg.TEST.DETECTIONS_PER_IMAGE = max(cfg.TEST.DETECTIONS_PER_IMAGE, args.detections)
@@ -162,21 +183,52 @@ def run_detector(args: argparse.Namespace, data_sets: list[DataSet]) -> Run:
     check_weights(cfg, eval_only=True)
     cfg.freeze()
     folder = args.output / "predictions" / "detector"
-    launch_processes(detect_all, (cfg, data_sets, folder), cfg.MODEL.DEVICE, args.num_gpus)
-    about = ""
-    if "frozen_vit" in cfg.MODEL.BACKBONE.NAME:
-        about = f"backbone: {get_backbone(cfg.MODEL.FROZEN_VIT.BACKBONE).training}"
-    return Run("detector", folder, about)
+    work = (cfg, Path(args.config_file).name, data_sets, folder)
+    summaries = launch_processes(detect, work, cfg.MODEL.DEVICE, args.num_gpus)
+    if args.num_gpus > 1:
+        summaries = [merge_labels(folder / f"{data_set.name}.json") for data_set in data_sets]
+    for data_set, summary in zip(data_sets, summaries, strict=True):
+        print(f"{summary.masks} detections on {summary.images} images of {data_set.name}")
+        tell(summary, DetectorMaskGenerator.reasons)
+    return Run("detector", folder), sum(len(summary.failures) for summary in summaries)
 
 
-def detect_all(cfg: object, data_sets: list[DataSet], folder: Path) -> None:
-    """One process's share of the detections."""
-    from promerge_d2.engine.detector import load_detector
-    from promerge_d2.engine.zero_shot import detect
+def detect(cfg: CfgNode, config: str, data_sets: list[DataSet], folder: Path) -> list[Labelled]:
+    """Detect on this process's shard of each data set's images."""
+    from detectron2.utils import comm
 
-    model = load_detector(cfg)
+    from promerge_d2.engine.detector import DetectorMaskGenerator
+    from promerge_d2.pseudo_labels import LocalEngine, choose_workers, label_images
+
+    records = {"masks": True, "boxes_from_masks": cfg.TEST.BOXES_FROM_MASKS}
+    detector = DetectorMaskGenerator(cfg, evaluation=records)
+    shard, shards = comm.get_rank(), comm.get_world_size()
+    summaries = []
     for data_set in data_sets:
-        detect(cfg, model, data_set, folder)
+        truth = read_ground_truth(data_set.json_file)
+        detector.processor = dataclasses.replace(
+            detector.processor, evaluation={**records, "masks": not truth.box_only}
+        )
+        images = images_of(truth, data_set.image_root)
+        engine = LocalEngine(choose_workers(len(images.files), shards))
+        output = folder / f"{data_set.name}.json"
+        summaries.append(
+            label_images(images, output, detector, config, None, engine, shard, shards)
+        )
+    return summaries
+
+
+def images_of(truth: GroundTruth, root: Path) -> ImageList:
+    """List a ground truth's images with its ids, in its order.
+
+    Raises:
+        UserError: a file name leads out of the folder.
+    """
+    for image in truth.images.values():
+        path_inside(root, image.file_name, f"{truth.name}: image {image.id!r}")
+    return ImageList(
+        root, tuple(ImageFile.at(root, i.file_name, i.id) for i in truth.images.values())
+    )
 
 
 if __name__ == "__main__":

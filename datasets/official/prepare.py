@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from official.files import image_size, inside
+from official.files import image_size
 from official.readers import Record, Source, one_of
 from promerge_d2.cli.parser import ArgumentParser
 from promerge_d2.coco.read import ImageInfo, iter_objects, read_images
 from promerge_d2.data.benchmarks import BENCHMARKS, Benchmark
 from promerge_d2.utils.errors import EXIT_OK, UserError
-from promerge_d2.utils.files import atomic_path, check_writable, sha256_of, write_json
+from promerge_d2.utils.files import atomic_path, check_writable, path_inside, sha256_of, write_json
 from promerge_d2.utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def _check_images(
     records = []
     for record in progress(source.images, desc="images", unit="image"):
         where = f"{source.name}: image {record['id']!r}"
-        path = inside(image_root or Path(), record["file_name"], where)
+        path = path_inside(image_root or Path(), record["file_name"], where)
         if image_root is not None:
             reason, record = _check_image(path, record)
             if reason:

@@ -1,4 +1,4 @@
-"""A trained detector: its weights held to its config, its detections as masks of the label engine.
+"""A trained detector: its weights checked against its config, its detections as a mask generator's.
 
 Shape letters: N detections, H and W rows and columns of the photograph, h and w of the network's
 image, S side of a predicted mask. Boxes are XYXY in pixels of the network's image.
@@ -8,27 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 
 from promerge_d2.coco.records import mask_record
+from promerge_d2.config import add_promerge_config
+from promerge_d2.evaluation.evaluator import detection_records
 from promerge_d2.labeler import LabelResult
 from promerge_d2.modeling.frozen_vit import FrozenViT
+from promerge_d2.utils.differences import differences
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageLike, load_image
 from promerge_d2.version import __version__
 
 NAMED = 5  # of the keys that do not fit, in messages
 NOTHING = "no_confident_detection"
+OF_AN_IMAGE = ("image_id", "category_id")  # keys of a record that the engine gives
+TEST_INPUT = ("FORMAT", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
+ELSEWHERE = (  # keys whose values are paths, or change no detection
+    *("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.FROZEN_VIT.WEIGHTS"),
+    "MODEL.FROZEN_VIT.CACHE_DIR",
+)
 
 
 def load_detector(cfg: CfgNode) -> torch.nn.Module:
@@ -119,22 +129,29 @@ class Detected:
 
 @dataclass(frozen=True)
 class DetectorProcessor:
-    """See ``promerge_d2.labeler.base.Processor``.
+    """The detector's work around the network, see ``promerge_d2.labeler.mask_generator.Processor``.
 
     Attributes:
         min_size, max_size: of the network's image, as ``INPUT.MIN_SIZE_TEST`` and ``_MAX_``.
         channels: ``RGB`` or ``BGR``.
         min_score: the lowest score of a detection that is kept.
+        evaluation: keyword arguments of ``detection_records``, for records as the evaluator scores
+            them: a detection with an empty mask stays, and its box may be the predicted one. None
+            for pseudo-labels.
     """
 
     min_size: int
     max_size: int
     channels: str
     min_score: float
+    evaluation: dict[str, bool] | None = None
     apply_exif = True  # as detectron2
 
     def preprocess(self, image: ImageLike) -> PreprocessedImage:
         """Read and resize an image as detectron2 does for tests.
+
+        Args:
+            image: a file's path, a PIL image, or an RGB array (H, W, 3) uint8.
 
         Raises:
             ImageError: the image cannot be read.
@@ -149,32 +166,40 @@ class DetectorProcessor:
         tensor = torch.as_tensor(pixels.transpose(2, 0, 1).copy())
         return PreprocessedImage(height, width, tensor, {"decoding": time.perf_counter() - started})
 
-    def postprocess(self, prepared: Detected) -> LabelResult:
-        """Masks at the photograph's size, the highest score first.
+    def postprocess(self, detected: Detected) -> LabelResult:
+        """Paste the masks at the photograph's size and make records, the highest score first.
 
-        The box of a record is the tight box of its mask, as that of every pseudo-label; detections
-        whose mask is empty are left out.
+        The box of a pseudo-label is the tight box of its mask; detections whose mask is empty are
+        left out.
+
+        Args:
+            detected: of ``DetectorMaskGenerator.start_forward``; it stays as it is.
         """
         started = time.perf_counter()
-        instances = prepared.instances[prepared.instances.scores >= self.min_score]
-        instances = Instances(instances.image_size, **instances.get_fields())
-        instances.pred_boxes = instances.pred_boxes.clone()  # scaled in place
-        instances = detector_postprocess(instances, prepared.height, prepared.width)
+        instances = detected.instances[detected.instances.scores >= self.min_score]
+        order = torch.argsort(instances.scores, descending=True, stable=True)
+        instances = instances[order]  # a copy: boxes are scaled in place
+        if self.evaluation and not any(self.evaluation.values()) and instances.has("pred_masks"):
+            instances.remove("pred_masks")  # pasting takes time
+        instances = detector_postprocess(instances, detected.height, detected.width)
         pasted = time.perf_counter()
-        order = torch.argsort(instances.scores, descending=True, stable=True).tolist()
-        records = [
-            mask_record(instances.pred_masks[n].numpy(), instances.scores[n].item())
-            for n in order
-            if instances.pred_masks[n].any()
-        ]
-        seconds = {**prepared.seconds, "masks": pasted - started}
+        if self.evaluation is None:
+            records = [
+                mask_record(mask.numpy(), score)
+                for mask, score in zip(instances.pred_masks, instances.scores.tolist(), strict=True)
+                if mask.any()
+            ]
+        else:
+            found = detection_records(instances, 0, **self.evaluation)
+            records = [{k: v for k, v in r.items() if k not in OF_AN_IMAGE} for r in found]
+        seconds = {**detected.seconds, "masks": pasted - started}
         seconds["encoding"] = time.perf_counter() - pasted
         reason = None if records else NOTHING
-        return LabelResult(prepared.height, prepared.width, records, reason, seconds)
+        return LabelResult(detected.height, detected.width, records, reason, seconds)
 
 
-class DetectorLabeler:
-    """A trained detector where a labeler can be: see ``MaskGenerator``.
+class DetectorMaskGenerator:
+    """A trained detector as a ``MaskGenerator``.
 
     On a CPU images go through the network one by one, so that no bit of the masks depends on
     their neighbours.
@@ -182,23 +207,31 @@ class DetectorLabeler:
     Args:
         cfg: the configuration; ``TEST.DETECTIONS_PER_IMAGE`` bounds what it finds.
         min_score: the lowest score of a detection that is kept.
+        evaluation: see ``DetectorProcessor``.
 
     Raises:
-        UserError: it predicts no masks, or as ``load_detector``.
+        UserError: it predicts no masks and is to make pseudo-labels, or as ``load_detector``.
     """
 
     name = "detector"
     title = "detector"
     reasons = {NOTHING: "no detection with a mask reached the minimum score"}  # noqa: RUF012
 
-    def __init__(self, cfg: CfgNode, min_score: float = 0.0) -> None:
-        if not cfg.MODEL.MASK_ON:
+    def __init__(
+        self, cfg: CfgNode, min_score: float = 0.0, evaluation: dict[str, bool] | None = None
+    ) -> None:
+        if not cfg.MODEL.MASK_ON and evaluation is None:
             raise UserError("the detector predicts no masks: set MODEL.MASK_ON True")
         self.model = load_detector(cfg)
         self.detections = cfg.TEST.DETECTIONS_PER_IMAGE
+        self._settings = settings_of(cfg)
         self._mask_side = 2 * cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
         self.processor = DetectorProcessor(
-            cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, min_score
+            cfg.INPUT.MIN_SIZE_TEST,
+            cfg.INPUT.MAX_SIZE_TEST,
+            cfg.INPUT.FORMAT,
+            min_score,
+            evaluation,
         )
 
     @property
@@ -212,7 +245,7 @@ class DetectorLabeler:
         return 4 * self.detections * self._mask_side**2
 
     def weights(self) -> Iterator[torch.Tensor]:
-        """See ``MaskGenerator``; a frozen ViT's too, which are no parameters of the model."""
+        """Iterate over all parameters; also a frozen ViT's, which are none of the model's."""
         frozen = (m.extractor for m in self.model.modules() if isinstance(m, FrozenViT))
         return itertools.chain.from_iterable(net.parameters() for net in (self.model, *frozen))
 
@@ -222,7 +255,11 @@ class DetectorLabeler:
 
     @torch.no_grad()
     def start_forward(self, images: Sequence[PreprocessedImage]) -> Callable[[], list[Detected]]:
-        """See ``MaskGenerator``; detections are there when this returns."""
+        """Detect objects, see ``MaskGenerator``; all is done when this returns.
+
+        Args:
+            images: of ``DetectorProcessor.preprocess``, at least one.
+        """
         started = time.perf_counter()
         inputs = [{"image": image.image} for image in images]
         step = 1 if self.device.type == "cpu" else len(inputs)
@@ -241,7 +278,10 @@ class DetectorLabeler:
         return lambda: detected
 
     def detect(self, image: ImageLike) -> Detected:
-        """One image, all detections, in the frame of the network's image.
+        """Detect the objects of one image, of any score, in the frame of the network's image.
+
+        Args:
+            image: a file's path, a PIL image, or an RGB array (H, W, 3) uint8.
 
         Raises:
             ImageError: the image cannot be read.
@@ -250,24 +290,52 @@ class DetectorLabeler:
         return detected
 
     def describe(self, preset: str) -> dict:
-        """See ``MaskGenerator``.
+        """Describe what the detections follow from, see ``MaskGenerator``.
 
         Args:
             preset: the config's name.
         """
-        return {
-            "description": "detections of a trained detector",
+        frozen = [m.extractor for m in self.model.modules() if isinstance(m, FrozenViT)]
+        backbones = "".join(f"; backbone: {net.backbone.training}" for net in frozen)
+        info = {
+            "description": f"detections of a trained detector{backbones}",
             "version": __version__,
             "labeler": self.name,
             "config": preset,
+            "settings": self._settings,
             "weights_sha256": weights_sha256(self.model),
             "min_score": self.processor.min_score,
             "detections_per_image": self.detections,
         }
+        if self.processor.evaluation is not None:
+            info["records"] = self.processor.evaluation
+        return info
+
+
+def settings_of(cfg: CfgNode) -> dict:
+    """Return what detections follow from besides weights: values unlike detectron2's defaults.
+
+    Paths and the device are left out.
+
+    Args:
+        cfg: the configuration.
+
+    Returns:
+        Dotted key to value, such as ``{"MODEL.RPN.NMS_THRESH": 0.65}``, as JSON has them.
+    """
+    defaults = get_cfg()
+    add_promerge_config(defaults)
+    both = [
+        {"MODEL": node.MODEL, "INPUT": {key: node.INPUT[key] for key in TEST_INPUT}}
+        for node in (defaults, cfg)
+    ]
+    changed = {name: value for name, _, value in differences(*both)}
+    kept = {name: value for name, value in changed.items() if name not in ELSEWHERE}
+    return json.loads(json.dumps(kept))
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
-    """SHA-256 of a model's tensors, names and a frozen ViT's hash: not of a file.
+    """Return the SHA-256 of a model's tensors, names and a frozen ViT's hash: not of a file.
 
     A checkpoint also holds the state of its run, which makes files differ whose weights do not.
     """

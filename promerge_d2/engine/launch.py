@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 
 import torch
@@ -23,9 +25,10 @@ def launch_processes(
     machine_rank: int = 0,
     dist_url: str = "auto",
 ) -> object:
-    """Work in several processes, or in this one.
+    """Run a function in several processes, or in this one.
 
-    On a ``device`` cpu they are processes on CPUs, which gloo connects.
+    On a ``device`` cpu they are processes on CPUs, which gloo connects. They end when this process
+    does, however it ends: what goes on in the same folder afterwards must be alone there.
 
     Args:
         work: called in every process, and importable in them.
@@ -61,7 +64,7 @@ def launch_processes(
             num_machines=machines,
             machine_rank=machine_rank,
             dist_url=dist_url,
-            args=(work, args, processes if on_cpu else 0),
+            args=(work, args, processes if on_cpu else 0, os.getpid()),
         )
     except ProcessExitedException as error:
         if error.exit_code != UserError.exit_code:
@@ -70,8 +73,9 @@ def launch_processes(
     return None
 
 
-def _worker(work: Callable, args: tuple, sharing: int) -> None:
-    """One of several processes; a refusal is said once and ends them all."""
+def _worker(work: Callable, args: tuple, sharing: int, parent: int) -> None:
+    """Work as one of several processes; a refusal is said once and ends them all."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if sharing:  # they share the cores
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // sharing))
     try:
@@ -81,3 +85,9 @@ def _worker(work: Callable, args: tuple, sharing: int) -> None:
             sys.stderr.write(f"error: {error}\n")
             sys.stderr.flush()
         sys.exit(UserError.exit_code)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

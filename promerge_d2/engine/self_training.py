@@ -21,8 +21,6 @@ import contextlib
 import logging
 import math
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +33,7 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing.spawn import ProcessException
 
 from promerge_d2.data import check_datasets, register_from_config
-from promerge_d2.engine.detector import DetectorLabeler
+from promerge_d2.engine.detector import DetectorMaskGenerator
 from promerge_d2.engine.launch import launch_processes
 from promerge_d2.engine.setup import check_device, check_masks, check_weights, read_config, setup
 from promerge_d2.engine.trainer import ProMergeTrainer
@@ -343,7 +341,7 @@ def _predict(
     """Detections of a shard of the images; by default this process's of those that run."""
     if shards is None:
         shard, shards = comm.get_rank(), comm.get_world_size()
-    detector = DetectorLabeler(cfg, min_score)
+    detector = DetectorMaskGenerator(cfg, min_score)
     summary = label_images(
         images, output, detector, config, engine=engine, shard=shard, shards=shards
     )
@@ -399,24 +397,12 @@ def _launch(work: Callable, processes: int, device: str, args: tuple, what: str)
         NotFinished: one of them stopped.
     """
     try:
-        launch_processes(_work_for, (os.getpid(), work, args), device, processes)
+        launch_processes(work, args, device, processes)
     except ProcessException as error:
         raise NotFinished(
             f"{what} stopped: {str(error).strip().splitlines()[-1]}; what is done is kept: run the "
             "same command again"
         ) from error
-
-
-def _work_for(parent: int, work: Callable, args: tuple) -> None:
-    """Work, until the parent is gone: what goes on in the same folder must be alone there."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    work(*args)
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 @contextlib.contextmanager

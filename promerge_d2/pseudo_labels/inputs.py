@@ -30,14 +30,22 @@ class ImageFile(NamedTuple):
         offset: of its first byte in the tar.
     """
 
-    id: int
+    id: int | str
     name: str
     size: int | None
     tar: str | None = None
     offset: int | None = None
 
+    @classmethod
+    def at(cls, root: Path, name: str, image_id: int | str = 0) -> ImageFile:
+        """Size up a file; labelling says why one cannot be read."""
+        try:
+            return cls(image_id, name, os.stat(root / name).st_size)
+        except (OSError, ValueError):
+            return cls(image_id, name, None)
+
     def under(self, root: Path) -> Path | TarImage:
-        """What to open, see ``Job``."""
+        """Name what to open, see ``Job``."""
         if self.tar is None:
             return root / self.name
         return TarImage(root / self.tar, self.name, self.offset, self.size)
@@ -178,10 +186,7 @@ def _expand(found: list[Path], root: Path) -> Iterator[ImageFile]:
         if path.suffix.lower() == ".tar":
             yield from _list_tar(path, name)
         else:
-            try:
-                yield ImageFile(0, name, os.stat(path).st_size)
-            except OSError:  # labelling says why
-                yield ImageFile(0, name, None)
+            yield ImageFile.at(root, name)
 
 
 def _list_tar(path: Path, name: str) -> Iterator[ImageFile]:

@@ -110,15 +110,17 @@ class LocalEngine:
             yield from zip(jobs, futures, strict=True)
 
 
-def choose_workers(images: int) -> int:
-    """A worker a core, but no more than pay for their start; 0 where that leaves one.
+def choose_workers(images: int, processes: int = 1) -> int:
+    """Choose a worker a core, but no more than pay for their start; 0 where that leaves one.
 
-    The processes that torchrun starts on a machine share its cores.
+    Args:
+        images: to label, by all processes.
+        processes: that share the images and this machine's cores; those of torchrun count too.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux's
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    workers = min(cores, images // IMAGES_A_WORKER)
+    cores //= processes * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = min(cores, images // processes // IMAGES_A_WORKER)
     return workers if workers > 1 else 0
 
 

@@ -6,12 +6,15 @@ import contextlib
 import hashlib
 import json
 import os
+import reprlib
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from promerge_d2.utils.errors import UserError
+
+_LONGEST = 255, 2000  # bytes of one name and of a path that every system takes
 
 
 @contextlib.contextmanager
@@ -113,3 +116,32 @@ def sha256_of(path: str | os.PathLike) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def path_inside(root: Path, file_name: str | None, where: str) -> Path:
+    """Return the path of an image under a folder.
+
+    Args:
+        root: the folder.
+        file_name: as a COCO file has it.
+        where: names the record, for messages.
+
+    Raises:
+        UserError: there is no name, it is absolute or climbs out with ``..``, or no system could
+            have it; such a file is never read.
+    """
+    name = PurePosixPath((file_name or "").replace("\\", "/"))
+    if not name.parts:
+        raise UserError(f"{where}: it has no file name")
+    if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+        raise UserError(
+            f"{where}: the file name {file_name!r} leads out of the image folder; names must be "
+            "relative paths without '..'"
+        )
+    one, whole = (
+        max(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        for texts in (name.parts, [str(name)])
+    )
+    if "\0" in str(name) or one > _LONGEST[0] or whole > _LONGEST[1]:
+        raise UserError(f"{where}: {reprlib.repr(file_name)} cannot be a file name")
+    return root / name

@@ -14,7 +14,6 @@ from PIL import ImageDraw
 from PIL.Image import fromarray
 from pycocotools import mask as mask_api
 
-from official.files import inside
 from promerge_d2.coco.instances import Instance
 from promerge_d2.data.benchmarks import BENCHMARKS, PUBLISHED, PUBLISHED_SOURCE, SIX, published
 from promerge_d2.evaluation.bootstrap import LEVEL, Estimate
@@ -22,7 +21,7 @@ from promerge_d2.evaluation.matches import RECALLS, THRESHOLDS
 from promerge_d2.evaluation.metrics import PROTOCOL, flat_metrics
 from promerge_d2.evaluation.zero_shot import Score
 from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.files import atomic_path, make_folder, write_json
+from promerge_d2.utils.files import atomic_path, make_folder, path_inside, write_json
 from promerge_d2.utils.image import load_image
 from promerge_d2.visualization.figures import picture
 from promerge_d2.visualization.overlay import color_of, draw_masks, save_png
@@ -303,7 +302,7 @@ def _gallery(folder: Path, score: Score, count: int) -> Gallery | None:
         if image.file_name is None:
             continue
         where = f"{score.data_set.json_file}: image {image.id!r}"
-        path = inside(score.data_set.image_root, image.file_name, where)
+        path = path_inside(score.data_set.image_root, image.file_name, where)
         try:
             pixels = load_image(path)
         except UserError as error:

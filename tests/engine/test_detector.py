@@ -1,5 +1,6 @@
 """A detector as a labeler: the detections of detectron2's own way, weights that must fit."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,9 +9,16 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetMapper
 from detectron2.modeling import build_model
+from PIL import Image
 from pycocotools import mask as mask_api
 
-from promerge_d2.engine.detector import NOTHING, DetectorLabeler, load_detector, weights_sha256
+from promerge_d2.engine.detector import (
+    NOTHING,
+    DetectorMaskGenerator,
+    load_detector,
+    settings_of,
+    weights_sha256,
+)
 from promerge_d2.engine.setup import read_config
 from promerge_d2.evaluation.evaluator import detection_records
 from promerge_d2.pseudo_labels import LocalEngine, label_images, list_images
@@ -36,7 +44,7 @@ def changed(cfg, *opts):
 
 
 def test_detections_are_those_of_detectron2(detector, photos):
-    labeler = DetectorLabeler(detector)
+    labeler = DetectorMaskGenerator(detector)
     records = labeler.processor.postprocess(labeler.detect(photos / "1.png")).records
     entry = {"file_name": str(photos / "1.png"), "height": 96, "width": 144}
     with torch.no_grad():
@@ -53,46 +61,66 @@ def test_detections_are_those_of_detectron2(detector, photos):
     assert records[0]["bbox"] == [columns.min(), rows.min(), width, height]
 
 
-def test_channels_come_as_the_config_says(detector, photos):
-    rgb = DetectorLabeler(detector).processor.preprocess(photos / "0.png").image
-    processor = DetectorLabeler(detector).processor
-    bgr = (
-        type(processor)(processor.min_size, processor.max_size, "BGR", 0.0)
-        .preprocess(photos / "0.png")
-        .image
-    )
-    assert torch.equal(bgr, rgb.flip(0))
-    assert not torch.equal(bgr, rgb)
+@pytest.mark.parametrize("format_", ["RGB", "BGR"])
+def test_pixels_are_those_of_detectron2(detector, tmp_path, format_):
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    files = {
+        "a.jpg": (image, {}),
+        "turned.jpg": (image, {"exif": exif}),
+        "grey.png": (image.convert("L"), {}),
+        "palette.png": (image.convert("P"), {}),
+        "alpha.png": (image.convert("RGBA"), {}),
+    }
+    processor = dataclasses.replace(DetectorMaskGenerator(detector).processor, channels=format_)
+    mapper = DatasetMapper(changed(detector, "INPUT.FORMAT", format_), False)
+    for name, (picture, options) in files.items():
+        picture.save(tmp_path / name, **options)
+        expected = mapper({"file_name": str(tmp_path / name)})
+        found = processor.preprocess(tmp_path / name)
+        assert (found.height, found.width) == ((90, 70) if name == "turned.jpg" else (70, 90))
+        assert torch.equal(found.image, expected["image"].float()), name
+
+
+def test_settings_are_those_that_act(detector):
+    settings = settings_of(detector)
+    assert settings["INPUT.MIN_SIZE_TEST"] == 96
+    assert settings_of(changed(detector, "INPUT.MIN_SIZE_TEST", 90)) != settings
+    other = changed(detector, "MODEL.WEIGHTS", "elsewhere.pth", "SOLVER.BASE_LR", 5.0)
+    assert settings_of(other) == settings
 
 
 def test_the_minimum_score_and_images_without_detections(detector, photos):
-    labeler = DetectorLabeler(detector)
+    labeler = DetectorMaskGenerator(detector)
     found = labeler.detect(photos / "0.png")
     scores = [r["score"] for r in labeler.processor.postprocess(found).records]
     assert scores == sorted(scores, reverse=True)
     middle = scores[len(scores) // 2]
-    processor = DetectorLabeler(detector, middle).processor
+    processor = DetectorMaskGenerator(detector, middle).processor
     assert [r["score"] for r in processor.postprocess(found).records] == [
         s for s in scores if s >= middle
     ]
     again = processor.postprocess(found).records  # nothing is scaled twice
     assert again == processor.postprocess(found).records
-    nothing = DetectorLabeler(detector, 1.0).processor.postprocess(found)
+    nothing = DetectorMaskGenerator(detector, 1.0).processor.postprocess(found)
     assert (nothing.records, nothing.reason) == ([], NOTHING)
-    assert nothing.reason in DetectorLabeler.reasons
+    assert nothing.reason in DetectorMaskGenerator.reasons
 
 
 def test_the_label_engine_runs_it_and_names_it(detector, photos, tmp_path):
-    labeler = DetectorLabeler(changed(detector, "TEST.DETECTIONS_PER_IMAGE", 3), 0.1)
+    labeler = DetectorMaskGenerator(changed(detector, "TEST.DETECTIONS_PER_IMAGE", 3), 0.1)
     (photos / "9.png").write_text("not an image")
     images = list_images(photos)
     summary = label_images(images, tmp_path / "a.json", labeler, "tiny.yaml")
     content = json.loads((tmp_path / "a.json").read_text())
     assert content["info"] == {
-        "description": "detections of a trained detector",
+        "description": ("detections of a trained detector; backbone: random weights, for tests"),
         "version": content["info"]["version"],
         "labeler": "detector",
         "config": "tiny.yaml",
+        "settings": settings_of(detector),
         "weights_sha256": weights_sha256(labeler.model),
         "min_score": 0.1,
         "detections_per_image": 3,
@@ -107,7 +135,7 @@ def test_the_label_engine_runs_it_and_names_it(detector, photos, tmp_path):
 
 @pytest.mark.slow
 def test_workers_find_the_same(detector, photos, tmp_path):
-    labeler = DetectorLabeler(detector)
+    labeler = DetectorMaskGenerator(detector)
     for workers in (0, 2):
         output = tmp_path / f"{workers}.json"
         label_images(list_images(photos), output, labeler, "c", engine=LocalEngine(workers))
@@ -126,7 +154,7 @@ def test_the_hash_is_of_weights_not_of_files(detector, tmp_path):
 
 
 def test_the_frozen_vit_counts(detector):
-    labeler = DetectorLabeler(detector)
+    labeler = DetectorMaskGenerator(detector)
     frozen = sum(p.numel() for p in labeler.model.backbone.net.extractor.parameters())
     own = sum(p.numel() for p in labeler.model.parameters())
     assert sum(w.numel() for w in labeler.weights()) == own + frozen
@@ -167,4 +195,4 @@ def test_no_checkpoint_at_all(detector, tmp_path):
 
 def test_a_detector_without_masks_is_refused(detector):
     with pytest.raises(UserError, match=r"predicts no masks: set MODEL\.MASK_ON True"):
-        DetectorLabeler(changed(detector, "MODEL.MASK_ON", False))
+        DetectorMaskGenerator(changed(detector, "MODEL.MASK_ON", False))

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -13,15 +14,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
+from detectron2.evaluation import inference_on_dataset
 
+from promerge_d2.data import register_promerge_instances
 from promerge_d2.engine import ProMergeTrainer
+from promerge_d2.engine.detector import DetectorMaskGenerator, load_detector
 from promerge_d2.engine.setup import read_config
+from promerge_d2.evaluation.evaluator import ClassAgnosticEvaluator
 from promerge_d2.evaluation.zero_shot import DataSet, choose
 from promerge_d2.utils.errors import UserError
 from tests.engine.conftest import config, left_as_found, photos  # noqa: F401 - fixtures
 from tests.helpers import ROOT, coco_json, run_tool, save_image, square
+from tests.pseudo_labels.helpers import in_a_fork, wait_until, whole_lines
 
 GREY = np.full((60, 80, 3), 99, np.uint8)
+TRUTHS = ("labels", "boxes")
 A, B = square(60, 80, 10, 10, 50, 50), square(60, 80, 55, 5, 75, 25)
 
 
@@ -337,7 +345,7 @@ def test_weights_of_another_detector_are_refused(evaluate, detector, capsys):
     assert "mask_head" in said
 
 
-def test_a_detector_is_run_kept_and_reused(evaluate, detector, tmp_path, monkeypatch):
+def test_a_detector_is_run_and_its_predictions_kept(evaluate, detector, tmp_path, monkeypatch):
     start, weights = detector
     code, said, results = evaluate(*start, *weights)
     assert code == 0, said
@@ -345,59 +353,96 @@ def test_a_detector_is_run_kept_and_reused(evaluate, detector, tmp_path, monkeyp
     assert (found["run"], found["images_listed"], found["images"]) == ("detector", 4, 4)
     content = _records(tmp_path / "out")
     assert found["predictions"] == len(content["annotations"]) > 0
-    assert list((tmp_path / "out" / "predictions" / "detector").iterdir()) == [
-        tmp_path / "out" / "predictions" / "detector" / "photos.json"
-    ]
     before = (tmp_path / "out" / "predictions" / "detector" / "photos.json").read_bytes()
-
-    # again: nothing is computed
-    monkeypatch.setattr("promerge_d2.engine.zero_shot._infer", None)
+    monkeypatch.setattr(DetectorMaskGenerator, "start_forward", None)  # nothing is computed again
     code, said, again = evaluate(*start, *weights)
     assert code == 0, said
-    assert "predictions of the same detector are reused" in said
     assert again == results
-    monkeypatch.undo()
     assert (tmp_path / "out" / "predictions" / "detector" / "photos.json").read_bytes() == before
 
 
-def test_another_detector_is_run_anew(evaluate, detector, tmp_path):
+def test_another_detector_is_refused(evaluate, detector):
     start, weights = detector
     assert evaluate(*start, *weights)[0] == 0
-    before = _records(tmp_path / "out")
-    code, said, _ = evaluate(*start, *weights, "TEST.DETECTIONS_PER_IMAGE", "101")
-    assert code == 0
-    assert "reused" not in said
-    after = _records(tmp_path / "out")
-    assert after["info"] != before["info"]
+    code, said, _ = evaluate(*start, *weights, "MODEL.ROI_HEADS.NMS_THRESH_TEST", "0.4")
+    assert code == 3
+    assert "settings.MODEL.ROI_HEADS.NMS_THRESH_TEST was null, is now 0.4" in said
 
 
-def test_an_interrupted_detection_goes_on(evaluate, detector, tmp_path, monkeypatch):
+def test_ids_and_order_are_those_of_the_ground_truth(evaluate, detector, tmp_path):
+    start, weights = detector
+    truth = json.loads((tmp_path / "labels.json").read_text())
+    for image, new in zip(truth["images"], (70, 8, 900, "a name"), strict=True):
+        for annotation in truth["annotations"]:
+            if annotation["image_id"] == image["id"]:
+                annotation["image_id"] = new
+        image["id"] = new
+    (tmp_path / "labels.json").write_text(json.dumps(truth))
+    code, said, results = evaluate(*start, *weights)
+    assert code == 0, said
+    found = [(image["id"], image["file_name"]) for image in _records(tmp_path / "out")["images"]]
+    assert found == [(8, "1.png"), (70, "0.png"), (900, "2.png"), ("a name", "3.png")]
+    assert results["results"][0]["images_listed"] == 4
+
+
+def test_an_image_that_is_not_there_is_named(evaluate, detector, tmp_path):
+    start, weights = detector
+    (tmp_path / "photos" / "2.png").unlink()
+    code, said, _ = evaluate(*start, *weights)
+    assert code == 2
+    assert "2.png: cannot read the image" in said
+    assert "Traceback" not in said
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    (found,) = results["results"]
+    assert (found["images_listed"], found["images"]) == (3, 4)
+
+
+@pytest.mark.parametrize("from_masks", [False, True])
+def test_figures_are_those_of_the_evaluator(evaluate, detector, tmp_path, from_masks, monkeypatch):
+    """Boxes only and masks; the box of a detection its own, or its mask's."""
+    (_, file, *_), (key, weights) = detector
+    boxes = json.loads((tmp_path / "labels.json").read_text())
+    for annotation in boxes["annotations"]:
+        del annotation["segmentation"]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    options = [key, str(weights), "TEST.BOXES_FROM_MASKS", str(from_masks)]
+    own = [("--set", name, tmp_path / f"{name}.json", tmp_path / "photos") for name in TRUTHS]
+    code, said, results = evaluate(
+        *("--config-file", file, *own[0], *own[1], "--datasets", "labels,boxes"),
+        *("--pictures", 0, *options),
+    )
+    assert code == 0, said
+    cfg = read_config(str(file), options)
+    model = load_detector(cfg)
+    for found, name in zip(results["results"], TRUTHS, strict=True):
+        register_promerge_instances(name, tmp_path / f"{name}.json", tmp_path / "photos")
+        evaluator = ClassAgnosticEvaluator(name, boxes_from_masks=from_masks)
+        loader = build_detection_test_loader(
+            DatasetCatalog.get(name), mapper=DatasetMapper(cfg, False)
+        )
+        expected = inference_on_dataset(model, loader, evaluator)
+        assert set(expected) == ({"bbox"} if name == "boxes" else {"bbox", "segm"})
+        figures = {
+            kind: {metric: found["figures"][f"{kind}.{metric}"] for metric in metrics}
+            for kind, metrics in expected.items()
+        }
+        assert figures == expected
+
+
+def test_killed_in_the_middle_it_goes_on(evaluate, detector, tmp_path):
     start, weights = detector
     assert evaluate(*start, *weights, output=tmp_path / "whole")[0] == 0
-    from promerge_d2.engine import zero_shot as module
-
-    real, seen = module.detection_records, []
-
-    def stop_at_third(instances, image_id, **options):
-        seen.append(image_id)
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return real(instances, image_id, **options)
-
-    monkeypatch.setattr(module, "detection_records", stop_at_third)
-    code, said, _ = evaluate(*start, *weights)
-    assert code == 1
-    (part,) = (tmp_path / "out" / "predictions" / "detector").glob("*/*.jsonl")
-    with open(part, "a") as file:
-        file.write('\n{"image_id": 3, "detec')  # what a power cut leaves
-    monkeypatch.setattr(module, "detection_records", real)
+    file = tmp_path / "out" / "predictions" / "detector" / "photos.json"
+    process = in_a_fork(lambda: evaluate(*start, *weights))
+    if not wait_until(lambda: whole_lines(file) >= 2, process):
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    assert not file.exists()
+    assert whole_lines(file) < 4
     code, said, _ = evaluate(*start, *weights)
     assert code == 0, said
-    whole, resumed = (
-        (tmp_path / folder / "predictions" / "detector" / "photos.json").read_bytes()
-        for folder in ("whole", "out")
-    )
-    assert whole == resumed
+    whole = tmp_path / "whole" / "predictions" / "detector" / "photos.json"
+    assert file.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.slow
