@@ -42,11 +42,7 @@ METHODS: dict[str, Method] = {
     "best": Method("`regions` (preset `best`)", "best", RegionsLabeler, FeatureExtractor),
     "maskcut": Method("`maskcut`", "maskcut", MaskCutLabeler, FeatureExtractor),
     "maskcut_reference": Method(
-        "MaskCut, released-style",
-        "maskcut",
-        ReleasedMaskCut,
-        ReleasedExtractor,
-        {"solver": "dense"},
+        "MaskCut, released-style", "maskcut", ReleasedMaskCut, ReleasedExtractor
     ),
 }
 """By the names that figures carry."""

@@ -20,11 +20,20 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from scipy import ndimage
+from scipy import linalg, ndimage
 
 from promerge_d2.features import FeatureExtractor
-from promerge_d2.labeler import GridConfig, Labeler, ProMergeConfig, ProMergeLabeler
-from promerge_d2.labeler.maskcut.labeler import MaskCutLabeler
+from promerge_d2.labeler import (
+    GridConfig,
+    GridMasks,
+    Labeler,
+    MaskCutConfig,
+    MaskCutLabeler,
+    ProMergeConfig,
+    ProMergeLabeler,
+)
+from promerge_d2.labeler.maskcut.graph import UNLIKE
+from promerge_d2.labeler.maskcut.labeler import maskcut_masks
 from promerge_d2.labeler.promerge.labeler import Stages
 from promerge_d2.labeler.refine import Refiner, refine_masks
 from promerge_d2.labeler.refine.resize import upsample
@@ -262,4 +271,28 @@ class ReleasedLabeler(ReleasedRefinement, ProMergeLabeler):
 
 
 class ReleasedMaskCut(ReleasedRefinement, MaskCutLabeler):
-    """Normalised cuts with whatever ``config.solver`` says, refined mask by mask."""
+    """Normalised cuts by a dense solver, refined mask by mask."""
+
+    @staticmethod
+    def grid_masks(features: torch.Tensor, config: MaskCutConfig) -> GridMasks:
+        """Find masks on the patch grid, see ``maskcut_masks``."""
+        return maskcut_masks(features[0], config, dense_eigenvector)
+
+
+def dense_eigenvector(alike: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Compute the second smallest eigenvector by a dense solver of the generalised problem.
+
+    As the papers' releases compute it.
+
+    Args:
+        alike: (n, n) float64, upper triangle, see ``alike_graph``.
+        active: (n,) bool.
+
+    Returns:
+        (n,) float64, of any sign and length.
+    """
+    joined = np.triu(alike).astype(bool) & active & active[:, None]
+    weights = np.where(joined | joined.T, 1.0, UNLIKE)
+    degrees = np.diag(weights.sum(axis=1))
+    _, vectors = linalg.eigh(degrees - weights, degrees, subset_by_index=[1, 1])
+    return vectors[:, 0]

@@ -7,20 +7,16 @@ from typing import ClassVar
 
 from promerge_d2.labeler.config import Check, GridConfig
 
-SOLVERS = ("lanczos", "dense")
-
 
 @dataclass(frozen=True)
 class MaskCutConfig(GridConfig):
-    """Settings of ``maskcut``. The defaults are the released ones (promerge.md B7).
+    """Settings of ``maskcut``. The defaults are the released ones (docs/algorithm.md).
 
     Attributes:
         tau: patches whose cosine is this or more are joined in the graph (CutLER: tau^ncut).
         masks: masks an image, at most (CutLER: N).
         void_iou: a later mask with a higher IoU than this with the one before is void.
         min_area: a later mask of at most this share of the grid is void.
-        solver: of the eigenproblem: ``lanczos``, or ``dense`` as in the releases (for comparison;
-            tens of times slower on a 60x60 grid).
     """
 
     presets: ClassVar[dict[str, dict[str, object]]] = {"maskcut": {}}
@@ -29,7 +25,6 @@ class MaskCutConfig(GridConfig):
     masks: int = 3
     void_iou: float = 0.5
     min_area: float = 0.01
-    solver: str = "lanczos"
 
     def _checks(self) -> list[Check]:
         return [
@@ -38,5 +33,4 @@ class MaskCutConfig(GridConfig):
             self._at_least("masks", 1),
             self._between("void_iou", 0, 1),
             self._between("min_area", 0, 1),
-            self._one_of("solver", SOLVERS),
         ]

@@ -17,7 +17,6 @@ def test_the_only_preset_has_the_released_numbers():
         "masks": 3,
         "void_iou": 0.5,
         "min_area": 0.01,
-        "solver": "lanczos",
     }
 
 
@@ -28,7 +27,6 @@ def test_the_only_preset_has_the_released_numbers():
         ("masks", "0", "0"),
         ("void_iou", 2.0, "2.0"),
         ("min_area", -1.0, "-1.0"),
-        ("solver", "eigsh", "'eigsh'"),
         ("grid", "1", "(1, 1)"),
     ],
 )

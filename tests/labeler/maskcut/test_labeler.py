@@ -8,19 +8,14 @@ import pytest
 import torch
 from scipy.ndimage import label
 
+from benchmarks.speed.released import dense_eigenvector
 from promerge_d2.labeler import LABELERS, ImageFeatures, MaskCutConfig, MaskCutLabeler
-from promerge_d2.labeler.maskcut import labeler as maskcut
-from promerge_d2.labeler.maskcut.labeler import (
-    EIGENVECTORS,
-    alike_graph,
-    is_void,
-    maskcut_masks,
-    object_mask,
-    sum_alike,
-)
+from promerge_d2.labeler.maskcut import graph
+from promerge_d2.labeler.maskcut.graph import alike_graph, second_eigenvector, sum_alike
+from promerge_d2.labeler.maskcut.labeler import is_void, maskcut_masks, object_mask
 from tests.labeler.helpers import blob_features, grid
 
-SOLVERS = list(EIGENVECTORS)
+SOLVERS = (second_eigenvector, dense_eigenvector)
 EPSILON = 1e-5
 
 
@@ -38,8 +33,8 @@ def one_hot(*rows) -> torch.Tensor:
     return torch.from_numpy(np.array([cells == letter for letter in letters], np.float32))
 
 
-def cut(features, **settings):
-    return maskcut_masks(features, MaskCutConfig(**settings))
+def cut(features, solver=second_eigenvector, **settings):
+    return maskcut_masks(features, MaskCutConfig(**settings), solver)
 
 
 def reference_masks(features, tau, count, void_iou, min_area):
@@ -83,7 +78,7 @@ def test_alike_graph():
 def test_graph_of_several_panels(monkeypatch):
     features = torch.from_numpy(blob_features(np.random.default_rng(0), 9, 8))
     expected, _ = alike_graph(features, 0.3)
-    monkeypatch.setattr(maskcut, "PANEL", 7)
+    monkeypatch.setattr(graph, "PANEL", 7)
     assert np.array_equal(np.triu(alike_graph(features, 0.3)[0]), np.triu(expected))
 
 
@@ -99,7 +94,7 @@ def test_eigenvector_of_two_cliques(solver):
     """Of 4 and 12 patches: one value each, as x is orthogonal to D 1."""
     features = one_hot("aaaa", "abba", "abba", "aaaa")
     alike, active = alike_graph(features, 0.15)
-    x = EIGENVECTORS[solver](alike, active).reshape(4, 4)
+    x = solver(alike, active).reshape(4, 4)
     block = grid("....", ".##.", ".##.", "....")
     ratio = -(12 * (12 + 4 * EPSILON)) / (4 * (4 + 12 * EPSILON))
     assert x[block] / x[0, 0] == pytest.approx(np.full(4, ratio), rel=1e-9)
@@ -111,7 +106,7 @@ def test_eigenvector_with_masked_patches(solver):
     """A masked patch is joined to all, itself too, by 1e-5: its entry is the mean by 1 - lambda."""
     alike, active = alike_graph(one_hot("aaaaa", "abbba", "aaa.a", "aaaaa"), 0.15)
     active[3] = False
-    x = EIGENVECTORS[solver](alike, active)
+    x = solver(alike, active)
     weights = np.full((20, 20), EPSILON)
     letters = np.array(list("aaaaaabbbaaaa.aaaaaa"))
     letters[3] = "."
@@ -192,16 +187,15 @@ def test_is_void():
     assert is_void(grid("....", "...#", "....", "...."), before, 0.5, 1 / 16)
 
 
-def scripted(monkeypatch, *masks):
-    """Replace the solver by one that shows the given masks; returns the list of active patches."""
+def scripted(*masks):
+    """Make a solver that shows the given masks, and the list of active patches that it sees."""
     left, seen = list(masks), []
 
     def solve(alike, active):
         seen.append(active.copy())
         return left.pop(0).ravel() * 8.0 - 1
 
-    monkeypatch.setitem(EIGENVECTORS, "lanczos", solve)
-    return seen
+    return solve, seen
 
 
 BACKDROP = one_hot(*4 * ["aaaaaaab"])  # something to cut, whatever is masked out below
@@ -210,9 +204,9 @@ REPEAT = grid("........", ".#####..", "........", "........")  # IoU 0.8 with th
 THIRD = grid("........", "........", "...##...", "........")
 
 
-def test_void_masks_are_masked_out_but_not_returned(monkeypatch):
-    seen = scripted(monkeypatch, FIRST, REPEAT, THIRD)
-    stages = cut(BACKDROP)
+def test_void_masks_are_masked_out_but_not_returned():
+    solver, seen = scripted(FIRST, REPEAT, THIRD)
+    stages = cut(BACKDROP, solver)
     assert stages.merged.tolist() == [FIRST.tolist(), THIRD.tolist()]
     masked = [~active.reshape(4, 8) for active in seen]
     assert not masked[0].any()
@@ -220,24 +214,24 @@ def test_void_masks_are_masked_out_but_not_returned(monkeypatch):
     assert np.array_equal(masked[2], FIRST | REPEAT)
 
 
-def test_the_mask_before_is_the_last_that_was_not_void(monkeypatch):
+def test_the_mask_before_is_the_last_that_was_not_void():
     again = FIRST | grid("........", ".....##.", "........", "........")  # 4 / 6 with the first
-    scripted(monkeypatch, FIRST, REPEAT, again)
-    assert len(cut(BACKDROP).merged) == 1
-    scripted(monkeypatch, FIRST, THIRD, again)  # beside the third mask it is new
-    assert len(cut(BACKDROP).merged) == 3
+    solver, _ = scripted(FIRST, REPEAT, again)
+    assert len(cut(BACKDROP, solver).merged) == 1
+    solver, _ = scripted(FIRST, THIRD, again)  # beside the third mask it is new
+    assert len(cut(BACKDROP, solver).merged) == 3
 
 
-def test_the_first_mask_is_never_too_small(monkeypatch):
+def test_the_first_mask_is_never_too_small():
     dot = grid("........", ".#......", "........", "........")
     other = grid("........", "........", "........", ".....#..")
-    scripted(monkeypatch, dot, other, THIRD)
-    assert cut(BACKDROP, min_area=1 / 32).merged.tolist() == [dot.tolist(), THIRD.tolist()]
+    solver, _ = scripted(dot, other, THIRD)
+    assert cut(BACKDROP, solver, min_area=1 / 32).merged.tolist() == [dot.tolist(), THIRD.tolist()]
 
 
-def test_cuts_end_when_nothing_is_left_to_mask_out(monkeypatch):
-    seen = scripted(monkeypatch, FIRST, FIRST, THIRD)
-    assert len(cut(BACKDROP).merged) == 1
+def test_cuts_end_when_nothing_is_left_to_mask_out():
+    solver, seen = scripted(FIRST, FIRST, THIRD)
+    assert len(cut(BACKDROP, solver).merged) == 1
     assert len(seen) == 2
 
 
@@ -276,7 +270,7 @@ def golden_files(folder, grids):
 def check_solvers_on(files):
     for file in files:
         features = torch.from_numpy(np.load(file)["features"].astype(np.float32))
-        fast, dense = (cut(features, solver=solver) for solver in ("lanczos", "dense"))
+        fast, dense = (cut(features, solver) for solver in SOLVERS)
         assert len(fast.merged) >= 1
         assert np.array_equal(fast.merged, dense.merged), file.name
 
@@ -293,7 +287,7 @@ def test_solvers_agree_on_all_real_features(shared_data):
 def test_solvers_agree_on_a_large_made_grid():
     """The twin of the test on real features: as many patches, noisy blocks of several sizes."""
     features = torch.from_numpy(blob_features(np.random.default_rng(4), 30, 34, channels=24))
-    fast, dense = (cut(features, solver=solver) for solver in ("lanczos", "dense"))
+    fast, dense = (cut(features, solver) for solver in SOLVERS)
     assert len(fast.merged) >= 1
     assert np.array_equal(fast.merged, dense.merged)
 
