@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import argparse
 import collections
-import itertools
 from pathlib import Path
 
 import promerge_d2  # noqa: F401 - registers heads and backbones
 from promerge_d2.cli.parser import ArgumentParser, run_tool
+from promerge_d2.coco.write import coco_writer
 from promerge_d2.engine.detector import DetectorMaskGenerator
 from promerge_d2.engine.setup import check_device, check_weights, read_config
 from promerge_d2.pseudo_labels import list_images
 from promerge_d2.pseudo_labels.local_engine import Job
-from promerge_d2.pseudo_labels.merge import CATEGORIES
 from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
-from promerge_d2.utils.files import check_writable, write_json
+from promerge_d2.utils.files import check_writable
 from promerge_d2.utils.image import IMAGE_SUFFIXES, ImageError, load_image
 from promerge_d2.visualization.overlay import draw_records, save_png
 
@@ -78,7 +77,6 @@ def main() -> int:
     check_weights(cfg, eval_only=False)
     detector = DetectorMaskGenerator(cfg, threshold)
     entries, annotations, failures = [], [], []
-    ids = itertools.count(1)
     for image_id, (name, source, picture) in enumerate(images, start=1):
         try:
             found = detector.detect(source.open())
@@ -91,15 +89,15 @@ def main() -> int:
         print(f"{name}: {told(len(result.records), threshold, found.instances.scores.tolist())}")
         size = {"width": result.width, "height": result.height}
         entries.append({"id": image_id, "file_name": name, **size})
-        annotations += [
-            {"id": next(ids), "image_id": image_id, "category_id": 1, "iscrowd": 0, **record}
-            for record in result.records
-        ]
+        annotations += [{"image_id": image_id, **record} for record in result.records]
     print(args.output)
     if args.json:
         info = detector.describe(Path(args.config_file).name)
-        content = {"info": info, "images": entries, "annotations": annotations}
-        write_json(args.json, {**content, "categories": CATEGORIES})
+        with coco_writer(args.json, info) as out:
+            for entry in entries:
+                out.add_image(entry)
+            for annotation in annotations:
+                out.add_annotation(annotation)
     if failures:
         print(f"{len(failures)} images failed:", *failures, sep="\n  ")
         return EXIT_FAILURES

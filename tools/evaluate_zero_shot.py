@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promerge_d2.cli.parser import ArgumentParser, run_tool
-from promerge_d2.coco.read import GroundTruth, read_ground_truth
+from promerge_d2.coco.ground_truth import GroundTruth, read_ground_truth
 from promerge_d2.evaluation.matches import BACKENDS
 from promerge_d2.evaluation.zero_shot import DataSet, Run, Score, absent, choose, score
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList

@@ -8,7 +8,8 @@ Exit code: 0 everything is in it, 1 not finished, 2 some annotations could not b
 from __future__ import annotations
 
 from promerge_d2.cli.parser import ArgumentParser, run_tool
-from promerge_d2.pseudo_labels.importing import NAMED, import_labels
+from promerge_d2.coco.fields import Tally
+from promerge_d2.pseudo_labels.importing import import_labels
 from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK
 from promerge_d2.utils.files import check_writable
 
@@ -23,20 +24,27 @@ def main() -> int:
         metavar="FILE",
         help="COCO JSON with the images of a bare list (ProMerge's released file)",
     )
+    parser.add_argument(
+        "--leave-out-damaged",
+        action="store_true",
+        help="leave out images and annotations that cannot be read, and name them; by default the "
+        "file is refused",
+    )
     args = parser.parse_args()
     check_writable(args.output)
-    found = import_labels(args.input, args.output, args.images_from)
+    found = import_labels(args.input, args.output, args.images_from, args.leave_out_damaged)
     print(f"{found.masks} masks on {found.images} images: {args.output}")
     if found.swapped:
         print(f"  width and height of {found.swapped} images were exchanged, as CutLER's are")
-    if found.left_out:
-        print(f"  {found.left_out} annotations could not be used:")
-        for example in found.examples:
-            print(f"    {example}")
-        if found.left_out > NAMED:
-            print("    ...")
-        return EXIT_FAILURES
-    return EXIT_OK
+    _print(found.mended, "put right")
+    _print(found.left_out, "left out")
+    return EXIT_FAILURES if found.left_out.problems else EXIT_OK
+
+
+def _print(tally: Tally, what: str) -> None:
+    for problem, count in sorted(tally.problems.items()):
+        print(f"  {what}: {count} {problem}:")
+        print(*(f"    {example}" for example in tally.examples[problem]), sep="\n")
 
 
 if __name__ == "__main__":

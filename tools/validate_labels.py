@@ -7,16 +7,17 @@ Exit code: 0 nothing is wrong, 1 not finished, 2 problems were found and named, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 from pycocotools import mask as mask_api
 
 from promerge_d2.cli.parser import ArgumentParser, run_tool
-from promerge_d2.coco.check import NAMED, Validation, validate_labels
-from promerge_d2.coco.file import CocoFile
-from promerge_d2.coco.rle import to_rle
-from promerge_d2.pseudo_labels.inputs import TarImage, find_image
+from promerge_d2.coco.check import NO_REASON, Validation, validate_labels
+from promerge_d2.coco.fields import NAMED
+from promerge_d2.coco.index import CocoIndex
+from promerge_d2.pseudo_labels.inputs import TarImage, find_image, find_size
 from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
 from promerge_d2.utils.files import check_writable, write_json
 from promerge_d2.utils.image import ImageError, load_image
@@ -47,13 +48,15 @@ def main() -> int:
     for file in filter(None, (args.report, args.gallery and f"{args.gallery}/index.html")):
         check_writable(file)
 
-    found = validate_labels(args.labels, args.images)
+    size_of = functools.partial(find_size, Path(args.images)) if args.images else None
+    found = validate_labels(args.labels, size_of)
     lines = list(_lines(found))
     print("\n".join(lines))
     if args.report:
         write_json(args.report, dataclasses.asdict(found), indent=1)
     if args.gallery:
-        images = _pictures(CocoFile(args.labels), Path(args.images), args.count)
+        index = CocoIndex(args.labels, damaged=lambda error: None)  # named by the checks
+        images = _pictures(index, Path(args.images), args.count)
         summary = lines[:2]
         if args.count < found.images:
             summary.append(f"below: {args.count} of them, evenly spaced (--count)")
@@ -86,28 +89,25 @@ def _lines(found: Validation) -> Iterator[str]:
             yield "    ..."
 
 
-def _pictures(file: CocoFile, root: Path, count: int) -> Iterator[Labelled]:
-    """Images of the file, evenly spaced; those that cannot be read or drawn are left out."""
-    count = min(count, len(file))
+def _pictures(index: CocoIndex, root: Path, count: int) -> Iterator[Labelled]:
+    """Draw images of the file, evenly spaced; those that cannot be read are left out."""
+    count = min(count, len(index))
     for number in range(count):
-        image, annotations = file.read(number * len(file) // count)
-        found = find_image(root, image["file_name"])
+        image, objects = index.read(number * len(index) // count)
+        found = find_image(root, image.file_name)
         if found is None:
             continue
         try:
             pixels = load_image(found.open() if isinstance(found, TarImage) else found)
         except ImageError:
             continue
-        masks, scores = [], []
-        for annotation in annotations:
-            try:
-                rle = to_rle(annotation.get("segmentation"), *pixels.shape[:2], "")
-            except UserError:  # named by the checks
-                continue
-            masks.append(mask_api.decode(rle).astype(bool))
-            scores.append(annotation.get("score"))
-        reason = "" if masks else image.get("reason", "no reason given")
-        yield Labelled(image["file_name"], pixels, masks, scores, reason)
+        if pixels.shape[:2] != (image.height, image.width):
+            continue  # named by the checks
+        seen = [item for item in objects if item.rle is not None]
+        masks = [mask_api.decode(item.rle).astype(bool) for item in seen]
+        scores = [item.where.record.get("score") for item in seen]
+        reason = "" if masks else image.reason or NO_REASON
+        yield Labelled(image.file_name, pixels, masks, scores, reason)
 
 
 if __name__ == "__main__":

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from official.files import image_size
 from official.readers import Record, Source, one_of
 from promerge_d2.cli.parser import ArgumentParser
-from promerge_d2.coco.read import ImageInfo, iter_objects, read_images
+from promerge_d2.coco.fields import Tally
+from promerge_d2.coco.read import iter_objects, read_images
+from promerge_d2.coco.records import ImageInfo, Instance, locate, slashes
+from promerge_d2.coco.write import coco_writer
 from promerge_d2.data.benchmarks import BENCHMARKS, Benchmark
 from promerge_d2.utils.errors import EXIT_OK, UserError
-from promerge_d2.utils.files import atomic_path, check_writable, path_inside, sha256_of, write_json
+from promerge_d2.utils.files import check_writable, path_inside, sha256_of, write_json
+from promerge_d2.utils.image import image_size
 from promerge_d2.utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -135,17 +136,18 @@ def write_ground_truth(
         UserError: a record is broken, or images are missing or of other sizes; they are named.
     """
     images, bad = _check_images(source, image_root, skip_bad_images)
-    counts = _Counts()
-    with (
-        atomic_path(output) as part,
-        open(part, "w", encoding="utf-8") as file,
-    ):
-        file.write('{"info": {"description": "class-agnostic ground truth"},\n"images": ')
-        _write_list(file, (_image_record(image) for image in images.values()))
-        file.write(',\n"annotations": ')
+    counts, tally = _Counts(), Tally()
+    with coco_writer(output, {"description": "class-agnostic ground truth"}) as out:
+        for image in images.values():
+            out.add_image({**image.record(), "file_name": slashes(image.file_name)})
         usable = _of_images(source.annotations, set(bad))
-        _write_list(file, _objects(usable, images, source.name, ignore_regions, counts))
-        file.write(',\n"categories": [{"id": 1, "name": "object"}]}\n')
+        usable = progress(usable, desc="annotations", unit="")
+        for item in iter_objects(usable, images, source.name, tally=tally):
+            counts.add(item, ignore_regions)
+            if item.crowd and ignore_regions == "drop":
+                continue
+            out.add_annotation(_record(item, counts, ignore_regions))
+    tally.log(source.name)
     return {
         "source": source.name,
         "images": len(images),
@@ -161,8 +163,10 @@ def write_ground_truth(
     }
 
 
-@dataclass
+@dataclasses.dataclass
 class _Counts:
+    """What was written, and the regions that were not counted as objects."""
+
     objects: int = 0
     without_mask: int = 0
     regions: int = 0
@@ -170,23 +174,31 @@ class _Counts:
     def __post_init__(self) -> None:
         self.images: set[Any] = set()
 
+    def add(self, item: Instance, ignore_regions: str) -> None:
+        if item.crowd and ignore_regions != "object":
+            self.regions += 1
+            return
+        self.objects += 1
+        self.without_mask += not item.has_mask
+        self.images.add(item.image_id)
+
 
 def _check_images(
     source: Source, image_root: Path | None, skip: bool
 ) -> tuple[dict[Any, ImageInfo], dict[Any, str]]:
     """The images with their sizes, and what is wrong with those that were left out, by id."""
+    images = read_images(source.images, source.name, need_size=image_root is None, need_name=True)
     bad: dict[Any, str] = {}
-    records = []
-    for record in progress(source.images, desc="images", unit="image"):
-        where = f"{source.name}: image {record['id']!r}"
-        path = path_inside(image_root or Path(), record["file_name"], where)
+    for image in progress(list(images.values()), desc="images", unit="image"):
+        path = path_inside(
+            image_root or Path(), image.file_name, f"{source.name}: image {image.id!r}"
+        )
         if image_root is not None:
-            reason, record = _check_image(path, record)
+            reason, images[image.id] = _check_image(path, image)
             if reason:
-                bad[record["id"]] = f"{record['file_name']}: {reason}"
-                continue
-        records.append(record)
-    if bad and (not skip or not records):
+                bad[image.id] = f"{image.file_name}: {reason}"
+                del images[image.id]
+    if bad and (not skip or not images):
         names = list(bad.values())
         more = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
         raise UserError(
@@ -194,23 +206,25 @@ def _check_images(
             f"{'; '.join(names[:_EXAMPLES])}{more}. Unpack the images there, or leave these out "
             "with --skip-bad-images"
         )
-    return read_images(records, source.name), bad
+    return images, bad
 
 
-def _check_image(path: Path, record: Record) -> tuple[str | None, Record]:
+def _check_image(path: Path, image: ImageInfo) -> tuple[str | None, ImageInfo]:
+    """Compare an image with its file: why it cannot be used, or None; it with its size."""
+    path = Path(locate(path.parent, path.name))
     if not path.is_file():
-        return "it is not there", record
+        return "it is not there", image
     try:
         width, height = image_size(path)
     except UserError as error:
-        return str(error), record
-    listed = (record.get("width", width), record.get("height", height))
+        return str(error), image
+    listed = (image.width or width, image.height or height)
     if listed != (width, height):
         return (
             f"it has {width} x {height} pixels (width x height), the annotations say "
             f"{listed[0]} x {listed[1]}"
-        ), record
-    return None, {**record, "width": width, "height": height}
+        ), image
+    return None, dataclasses.replace(image, width=width, height=height)
 
 
 def _of_images(annotations: Iterable[Record], left_out: set[Any]) -> Iterator[Record]:
@@ -219,55 +233,18 @@ def _of_images(annotations: Iterable[Record], left_out: set[Any]) -> Iterator[Re
             yield record
 
 
-def _objects(
-    annotations: Iterable[Record],
-    images: dict[Any, ImageInfo],
-    name: str,
-    ignore_regions: str,
-    counts: _Counts,
-) -> Iterator[Record]:
-    """Check, count and complete the annotations one by one."""
-    raw, copies = itertools.tee(annotations)
-    checked = iter_objects(progress(copies, desc="annotations", unit=""), images, name)
-    for original, item in zip(raw, checked, strict=True):
-        region = item.crowd and ignore_regions != "object"
-        if region:
-            counts.regions += 1
-            if ignore_regions == "drop":
-                continue
-        else:
-            counts.objects += 1
-            counts.without_mask += item.rle is None
-            counts.images.add(item.image_id)
-        record = {
-            "id": original.get("id", counts.objects + counts.regions),
-            "image_id": item.image_id,
-            "category_id": 1,
-            "bbox": list(item.box),
-            "area": item.area,
-            "iscrowd": int(region),
-        }
-        if item.rle is not None:
-            record["segmentation"] = original["segmentation"]
-        yield record
-
-
-def _image_record(image: ImageInfo) -> Record:
-    return {
-        "id": image.id,
-        "file_name": image.file_name,
-        "width": image.width,
-        "height": image.height,
+def _record(item: Instance, counts: _Counts, ignore_regions: str) -> Record:
+    record = {
+        "id": item.where.record.get("id", counts.objects + counts.regions),
+        "image_id": item.image_id,
+        "category_id": 1,
+        "bbox": list(item.box),
+        "area": item.area,
+        "iscrowd": int(item.crowd and ignore_regions != "object"),
     }
-
-
-def _write_list(file: TextIO, records: Iterable[Record]) -> None:
-    """One record a line, so that a file of any size can be written and looked into."""
-    separator = "[\n"
-    for record in records:
-        file.write(separator + json.dumps(record, separators=(",", ":"), allow_nan=False))
-        separator = ",\n"
-    file.write("[]" if separator == "[\n" else "\n]")
+    if item.has_mask:
+        record["segmentation"] = item.segmentation()
+    return record
 
 
 def _say(benchmark: Benchmark, output: Path, summary: dict[str, Any]) -> None:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from official.files import image_size, need
-from promerge_d2.coco.sections import Sections
+from official.files import need
+from promerge_d2.coco.read import CocoSource
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import read_json
+from promerge_d2.utils.image import image_size
 
 Record = dict[str, Any]
 
@@ -58,7 +59,7 @@ def read_coco(
     Raises:
         UserError: the file is missing or broken, or lacks one of ``images``.
     """
-    file = Sections.open(need(annotations, page), "annotations")
+    file = CocoSource(need(annotations, page), "annotations")
     records = kept = _images(file)
     if images is not None:
         by_name = {PurePosixPath(record["file_name"]).name: record for record in records}
@@ -152,7 +153,7 @@ def read_lvis(annotations: Path, page: str, only_coco: bool = True) -> Source:
     Raises:
         UserError: the file is missing or broken.
     """
-    file = Sections.open(need(annotations, page), "annotations")
+    file = CocoSource(need(annotations, page), "annotations")
     images = _images(file, url_first=True)
     if not only_coco:
         records = _annotations(file, images, images)
@@ -187,7 +188,7 @@ def read_objects365(
         UserError: a file is missing or broken, or an image is in no patch folder.
     """
     annotations = folder / "annotations" / f"zhiyuan_objv2_{split}.json"
-    file = Sections.open(need(annotations, page), "annotations")
+    file = CocoSource(need(annotations, page), "annotations")
     flat = not (need(folder / split, page) / "images").is_dir()
     images, kept = _images(file), []
     for image in images:
@@ -401,7 +402,7 @@ def read_openimages(folder: Path, page: str) -> Source:
     return Source(str(boxes), images, annotations)
 
 
-def _images(file: Sections, url_first: bool = False) -> list[Record]:
+def _images(file: CocoSource, url_first: bool = False) -> list[Record]:
     """The ``images`` of a COCO-style file, with the keys that count.
 
     With ``url_first``, the folder and name that end ``coco_url`` go before ``file_name``.
@@ -423,7 +424,7 @@ def _images(file: Sections, url_first: bool = False) -> list[Record]:
 
 
 def _annotations(
-    file: Sections,
+    file: CocoSource,
     images: list[Record],
     kept: list[Record],
     categories: Mapping[int | str, bool] | None = None,
@@ -446,7 +447,7 @@ def _annotations(
             yield _kept(record)
 
 
-def _categories(file: Sections) -> dict[int | str, str]:
+def _categories(file: CocoSource) -> dict[int | str, str]:
     """Names of the categories of a COCO-style file by their ids."""
     names = {}
     for index, record in enumerate(file.records("categories")):

@@ -6,38 +6,39 @@ import collections
 import math
 import os
 from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from pycocotools import mask as mask_api
 
-from promerge_d2.coco.json_stream import JsonStream
-from promerge_d2.coco.rle import to_rle
-from promerge_d2.pseudo_labels.inputs import TarImage, find_image
+from promerge_d2.coco.fields import Tally
+from promerge_d2.coco.read import (
+    CocoSource,
+    iter_images,
+    iter_objects,
+    why_useless,
+)
+from promerge_d2.coco.records import ImageId, ImageInfo, Instance, RecordError, name_key
+from promerge_d2.coco.table import ImageTable
 from promerge_d2.utils.errors import UserError
 
-NAMED = 5  # examples of each kind of problem
 BINS = 12  # of the histogram, and one more for images without masks
-_MAX_SIDE = 65535  # pixels; pycocotools counts the pixels of an image in 32 bits
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_TAG = 0x0112
+NO_REASON = "no reason given"
+
+SizeOf = Callable[[str], tuple[int, int] | None]
 
 
 @dataclass
-class Validation:
+class Validation(Tally):
     """What a label file holds, and what is wrong with it.
 
     Attributes:
         images: listed images.
-        masks: annotations that are no crowds.
+        masks: annotations that are right and no crowds.
         masks_per_image: how many images have so many masks.
         empty: how many images have no mask, by reason (``"no reason given"``).
         scores: lowest and highest score; None where no mask has one.
-        problems: how often each kind occurs.
-        examples: the first of each kind, in words.
     """
 
     images: int = 0
@@ -45,11 +46,9 @@ class Validation:
     masks_per_image: dict[int, int] = field(default_factory=dict)
     empty: dict[str, int] = field(default_factory=dict)
     scores: tuple[float, float] | None = None
-    problems: collections.Counter = field(default_factory=collections.Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
 
     def histogram(self) -> list[tuple[str, int]]:
-        """Numbers of masks (``"0"``, ``"1-5"``), and how many images have so many.
+        """Count images by their number of masks (``"0"``, ``"1-5"``).
 
         Example:
             >>> Validation(masks_per_image={0: 4, 1: 2, 3: 1}).histogram()
@@ -65,199 +64,124 @@ class Validation:
             bins.append((name, sum(self.masks_per_image.get(n, 0) for n in numbers)))
         return bins
 
-    def note(self, problem: str, example: str) -> None:
-        """Count a problem."""
-        self.problems[problem] += 1
-        examples = self.examples.setdefault(problem, [])
-        if len(examples) < NAMED:
-            examples.append(example)
 
-
-def validate_labels(
-    path: str | os.PathLike, image_root: str | os.PathLike | None = None
-) -> Validation:
+def validate_labels(path: str | os.PathLike, size_of: SizeOf | None = None) -> Validation:
     """Check a COCO file of one class or many.
 
-    Its parts are gone through one by one; memory grows by some 200 bytes an image and 16 a mask.
+    Every record that another tool would refuse or leave out is a problem, and so is what makes
+    labels worse without stopping a tool. Records are gone through one by one; memory grows by some
+    200 bytes an image and 24 an annotation.
 
     Args:
         path: the file.
-        image_root: where the images are: they are looked for, and their sizes compared (upright,
-            as detectron2 reads them); None leaves the files alone.
+        size_of: gives width and height of the upright photograph of a name, None where it is
+            missing, and raises ``UserError`` where it cannot be read; None leaves photographs
+            alone.
 
     Raises:
-        UserError: it is no COCO file.
+        UserError: it is not a COCO file.
     """
-    check = _Check(os.fspath(path), None if image_root is None else Path(image_root))
-    stream = JsonStream(path, "label file", spans=False)
-    postponed = False
-    for element in stream:
-        if element.section == "images":
-            check.image(element.value)
-        elif element.section == "annotations":
-            if "images" in stream.sections:
-                check.annotation(element.value)
-            else:
-                postponed = True
-    if stream.sections == [""]:
+    source = CocoSource(path, "label file")
+    if source.is_list:
         raise UserError(
             f"{path} is a bare list without images; make a COCO file of it first: "
             "python tools/import_labels.py"
         )
-    if missing := {"images", "annotations"} - set(stream.sections):
-        raise UserError(f"{path} is no COCO file: it has no list {min(missing)!r}")
-    if postponed:
-        for element in JsonStream(path, "label file", spans=False):
-            if element.section == "annotations":
-                check.annotation(element.value)
+    check = _Check(size_of)
+    rows = check.counted(source.records("images"))
+    for image in iter_images(rows, source.name, check.table, need_name=True, damaged=check.damaged):
+        check.image(image)
+    for item in iter_objects(
+        source.records("annotations"),
+        check.table,
+        source.name,
+        tally=check.found,
+        damaged=check.damaged,
+    ):
+        check.object(item)
     return check.finish()
 
 
 class _Check:
-    """The checks, with what they have to remember."""
+    """The checks that need more than one record, with what they have to remember."""
 
-    def __init__(self, path: str, image_root: Path | None) -> None:
+    def __init__(self, size_of: SizeOf | None) -> None:
         self.found = Validation()
-        self._path = path
-        self._root = image_root
-        self._rows: dict[Any, int] = {}  # image id to place
-        self._widths = array("i")
-        self._heights = array("i")
+        self.table = ImageTable()
+        self._size_of = size_of
         self._masks = array("i")
         self._reasons = array("i")
-        self._reason_names: dict[str, int] = {"no reason given": 0}
+        self._reason_names: dict[str, int] = {NO_REASON: 0}
         self._names = array("q")  # hashes
-        self._ids = array("q")
-        self._shapes = array("q")
+        self._shapes = array("q")  # likewise
+        self._places = array("q")  # of the objects, in the file
         self._lowest, self._highest = math.inf, -math.inf
 
-    def image(self, image: Any) -> None:
-        place = self.found.images
-        self.found.images += 1
-        if not isinstance(image, dict) or not _hashable(image.get("id")):
-            self.found.note("entries that cannot be read", f"images[{place}]: {str(image)[:100]}")
-            return
-        name, width, height = image.get("file_name"), image.get("width"), image.get("height")
-        where = f"{name} (id {image['id']})"
-        if image["id"] in self._rows:
-            self.found.note("image ids that occur twice", where)
-            return
-        if not _is_side(width) or not _is_side(height):
-            self.found.note("images without a size", f"{where}: {width} x {height}")
-            width = height = 0
-        self._rows[image["id"]] = len(self._rows)
-        self._widths.append(width)
-        self._heights.append(height)
-        self._masks.append(0)
-        reason = str(image.get("reason", "no reason given"))
-        self._reasons.append(self._reason_names.setdefault(reason, len(self._reason_names)))
-        self._names.append(hash(name))
-        if self._root is not None and isinstance(name, str):
-            self._file(name, width, height)
+    def counted(self, rows: Iterable[Any]) -> Iterator[Any]:
+        for row in rows:
+            self.found.images += 1
+            yield row
 
-    def _file(self, name: str, width: int, height: int) -> None:
-        found = find_image(self._root, name)
-        if found is None:
-            self.found.note("files missing", name)
+    def damaged(self, error: RecordError) -> None:
+        self.found.note(error.kind, error)
+
+    def image(self, image: ImageInfo) -> None:
+        self.table.add(image)
+        self._masks.append(0)
+        reason = image.reason or NO_REASON
+        self._reasons.append(self._reason_names.setdefault(reason, len(self._reason_names)))
+        self._names.append(hash(name_key(image.name)))
+        if self._size_of is None:
             return
         try:
-            with Image.open(found.open() if isinstance(found, TarImage) else found) as opened:
-                size = opened.size
-                if opened.getexif().get(_TAG) in _TURNED:
-                    size = size[::-1]
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            self.found.note("files that cannot be read", f"{name}: {error}")
+            size = self._size_of(image.name)
+        except UserError as error:
+            self.found.note("files that cannot be read", f"{image}: {error}")
             return
-        if width and size != (width, height):
-            swapped = ", swapped" if size == (height, width) else ""
+        listed = (image.width, image.height)
+        if size is None:
+            self.found.note("files missing", image.file_name)
+        elif size != listed:
+            swapped = ", swapped" if size == listed[::-1] else ""
             self.found.note(
                 "sizes that disagree with the photograph",
-                f"{name}: {width} x {height} in the labels, the photograph has "
+                f"{image}: {image.width} x {image.height} in the labels, the photograph has "
                 f"{size[0]} x {size[1]}{swapped}",
             )
 
-    def annotation(self, annotation: Any) -> None:
-        place = len(self._ids)
-        where = f"annotations[{place}]"
-        known = isinstance(annotation, dict) and _hashable(annotation.get("image_id"))
-        named = known and _hashable(annotation.get("id"))
-        self._ids.append(hash(annotation["id"]) if named else -2 - place)
-        self._shapes.append(0)
-        if not known:
-            self.found.note("entries that cannot be read", f"{where}: {str(annotation)[:100]}")
-            return
-        if not named:
-            self.found.note("objects without an id", where)
-        where += f" (id {annotation.get('id')}, image {annotation['image_id']})"
-        row = self._rows.get(annotation["image_id"])
-        if row is None:
-            self.found.note("objects of images that are not listed", where)
-            return
-        if annotation.get("iscrowd"):
+    def object(self, item: Instance) -> None:
+        if item.where.record.get("id") is None:
+            self.found.note("objects without an id", item.where)
+        if item.crowd:
             return
         self.found.masks += 1
-        self._masks[row] += 1
-        self._score(annotation, where)
-        width, height = self._widths[row], self._heights[row]
-        if width:
-            self._box(annotation.get("bbox"), width, height, where)
-            self._shapes[place] = self._mask(annotation, width, height, where)
-
-    def _score(self, annotation: dict, where: str) -> None:
-        if "score" not in annotation:
-            return
-        score = annotation["score"]
-        if (
-            isinstance(score, bool)
-            or not isinstance(score, int | float)
-            or not math.isfinite(score)
-        ):
-            self.found.note("scores that are no number", f"{where}: {score!r}")
-            return
-        self._lowest, self._highest = min(self._lowest, score), max(self._highest, score)
-
-    def _box(self, box: Any, width: int, height: int, where: str) -> None:
-        numbers = isinstance(box, list) and len(box) == 4
-        if not numbers or not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
-            self.found.note("boxes that cannot be read", f"{where}: {str(box)[:100]}")
-            return
-        x, y, w, h = box
+        self._masks[self.table.rows[item.image_id]] += 1
+        if item.where.record.get("score") is not None:
+            self._lowest = min(self._lowest, item.score)
+            self._highest = max(self._highest, item.score)
+        if reason := why_useless(item, box_only=False):
+            self.found.note(reason, item.where)
+        rows, columns = self.table[item.image_id].size
+        x, y, width, height = item.box
         # half a pixel is rounding
-        if min(x, y) < -0.5 or min(w, h) < 0 or x + w > width + 0.5 or y + h > height + 0.5:
+        if min(x, y) < -0.5 or x + width > columns + 0.5 or y + height > rows + 0.5:
             self.found.note(
-                "boxes out of the image", f"{where}: [x, y, w, h] {box} in {width} x {height}"
+                "boxes out of the image",
+                f"{item.where}: [x, y, w, h] {[*item.box]} in {columns} x {rows}",
             )
-
-    def _mask(self, annotation: dict, width: int, height: int, where: str) -> int:
-        """Check the mask; a hash of it and its image, or 0."""
-        mask = annotation.get("segmentation")
-        if not mask:
-            self.found.note("objects without a mask", where)
-            return 0
-        size = mask.get("size") if isinstance(mask, dict) else None
-        try:
-            rle = to_rle(mask, height, width, where)
-        except UserError as error:
-            disagree = isinstance(size, list) and size != [height, width]
-            kind = "sizes that disagree with the mask" if disagree else "masks that do not decode"
-            self.found.note(kind, str(error))
-            return 0
-        if not mask_api.area(rle):
-            self.found.note("empty masks", where)
-        return hash((annotation["image_id"], rle["counts"]))
+        if item.rle is not None:
+            self._shapes.append(hash((item.image_id, item.rle["counts"])))
+            self._places.append(item.where.index)
 
     def finish(self) -> Validation:
         found = self.found
-        for place in _repeated(self._ids):
-            found.note("annotation ids that occur twice", f"annotations[{place}]")
-        for place in _repeated(self._shapes):
-            if self._shapes[place]:
-                found.note("masks that their image has twice", f"annotations[{place}]")
-        twice = _repeated(self._names)
-        if twice.size:
-            ids = list(self._rows)
-            for place in twice:
-                found.note("file names that occur twice", f"image id {ids[place]}")
+        for row in _repeated(self._shapes):
+            place = f"annotations[{self._places[row]}]"
+            found.note("masks that their image has twice", place)
+        if (twice := _repeated(self._names)).size:
+            ids: list[ImageId] = list(self.table)
+            for row in twice:
+                found.note("file names that occur twice", f"image id {ids[row]}")
         masks = np.array(self._masks, np.int64)
         numbers, counts = np.unique(masks, return_counts=True)
         found.masks_per_image = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
@@ -270,15 +194,7 @@ class _Check:
 
 
 def _repeated(values: array) -> np.ndarray:
-    """Places whose value was there before, ascending."""
-    values = np.array(values, np.int64)
-    order = np.argsort(values, kind="stable")
-    return np.sort(order[1:][values[order][1:] == values[order][:-1]])
-
-
-def _hashable(value: Any) -> bool:
-    return isinstance(value, int | float | str)
-
-
-def _is_side(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int) and 0 < value <= _MAX_SIDE
+    """Return the places whose value was there before, ascending."""
+    numbers = np.array(values, np.int64)
+    order = np.argsort(numbers, kind="stable")
+    return np.sort(order[1:][numbers[order][1:] == numbers[order][:-1]])

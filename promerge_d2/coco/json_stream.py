@@ -1,4 +1,4 @@
-"""Go through a JSON file that is too large to hold: the elements of its lists, one by one."""
+"""A JSON file that is too large to hold, as the elements of its lists, one by one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 from promerge_d2.utils.errors import UserError
 
 _CHUNK = 1 << 20  # bytes read at once
+_MARK = b"\xef\xbb\xbf"  # UTF-8's byte-order mark, which Windows' editors put in front
 _LONGEST = 1 << 26  # bytes of one element; what goes on for longer is broken
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BORDER = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*(?=\{)")  # between two objects
@@ -18,13 +19,13 @@ _GOES_ON = ("", *".eE")  # what may follow the digits of a number, the end of th
 
 
 class Element(NamedTuple):
-    """An element of a list in the file, or a value that is no list.
+    """An element of a list in the file, or a value that is not a list.
 
     Attributes:
-        section: its key in the file's object; ``""`` where the file itself is a list.
-        start: first byte of it in the file; -1 without ``spans``.
-        end: the byte after it; -1 without ``spans``.
-        value: what it says.
+        section: the key of the list; ``""`` where the file itself is a list.
+        start: offset of its first byte in the file; -1 without ``spans``.
+        end: offset of the byte after its last; -1 without ``spans``.
+        value: the parsed JSON.
     """
 
     section: str
@@ -34,22 +35,22 @@ class Element(NamedTuple):
 
 
 class JsonStream:
-    """Iterates over the elements of the lists of a JSON file, in their order.
+    """Iterate over the elements of the lists of a JSON file, in their order.
 
-    The file is an object of lists (as COCO's) or a list. Memory holds a piece of it at a time.
+    The file is an object of lists (as COCO's) or a list, in UTF-8. Memory holds a piece at a time.
 
     Args:
         path: the file.
         what: its role, for messages.
-        spans: whether the places of elements are wanted; without, lists of objects go twice as
-            fast.
+        spans: whether byte offsets are wanted; without them, lists of objects go twice as fast.
 
     Attributes:
         sections: the keys met so far, also of empty lists; ``[""]`` where the file is a list.
-        lists: those among them whose values are lists.
+        lists: the keys met so far whose values are lists.
 
     Raises:
-        UserError: while iterating: the file cannot be read, or is no JSON of that form.
+        UserError: while iterating: the file cannot be read, is no JSON of that form, or has a key
+            twice.
     """
 
     def __init__(self, path: str | os.PathLike, what: str = "file", spans: bool = True) -> None:
@@ -75,6 +76,10 @@ class JsonStream:
     def _walk(self, file: BinaryIO) -> Iterator[Element]:
         self.sections, self.lists = [], []
         self._text, self._place, self._base, self._tried = "", 0, 0, 0
+        if file.read(len(_MARK)) == _MARK:
+            self._base = len(_MARK)
+        else:
+            file.seek(0)
         opening = self._next(file)
         if opening == "[":
             self.sections.append("")
@@ -82,7 +87,8 @@ class JsonStream:
         elif opening == "{":
             yield from self._object(file)
         else:
-            raise self._broken("it holds neither an object nor a list")
+            more = "; save it as UTF-8" if opening in ("\xff", "\xfe", "\0") else ""
+            raise self._broken(f"it holds neither an object nor a list{more}")
         if self._peek(file):
             raise self._broken("more follows after its end")
 
@@ -94,6 +100,8 @@ class JsonStream:
             key = self._value(file, "").value
             if not isinstance(key, str) or self._next(file) != ":":
                 raise self._broken("a key is expected")
+            if key in self.sections:
+                raise self._broken(f"the key {key!r} occurs twice")
             self.sections.append(key)
             if self._peek(file) == "[":
                 self._place += 1
@@ -119,10 +127,10 @@ class JsonStream:
                 return
 
     def _piece(self, section: str) -> Iterator[Element]:
-        """All but the last of the objects that are whole in the text, parsed in one go.
+        """Parse all but the last of the objects that are whole in the text, in one go.
 
         Where objects hold lists of objects, or a string looks like a border between two, the piece
-        is no JSON; then there is nothing here, and elements are taken one by one.
+        is not JSON; then this yields nothing, and elements are parsed one by one.
         """
         stop = self._base + len(self._text)
         if self._tried == stop:
@@ -136,7 +144,7 @@ class JsonStream:
             values = json.loads(piece if piece.isascii() else piece.encode("latin-1"))
         except (ValueError, RecursionError):
             return
-        self._place = _SPACE.match(self._text, self._text.index(",", ends[-1]) + 1).end()
+        self._place = _after_space(self._text, self._text.index(",", ends[-1]) + 1)
         for value in values:
             yield Element(section, -1, -1, value)
 
@@ -173,9 +181,9 @@ class JsonStream:
         return Element(section, start, self._base + end, value)
 
     def _peek(self, file: BinaryIO) -> str:
-        """The next character that is no space, not taken; empty at the end."""
+        """Return the next character that is not a space, and stay before it; empty at the end."""
         while True:
-            self._place = _SPACE.match(self._text, self._place).end()
+            self._place = _after_space(self._text, self._place)
             if self._place < len(self._text):
                 return self._text[self._place]
             if not self._more(file):
@@ -187,7 +195,7 @@ class JsonStream:
         return sign
 
     def _more(self, file: BinaryIO) -> bool:
-        """Drop what was taken and read on; twice as much where an element is long."""
+        """Drop the parsed text and read on; twice as much where an element is long."""
         rest = self._text[self._place :]
         new = file.read(max(_CHUNK, len(rest)))
         if not new:
@@ -199,3 +207,8 @@ class JsonStream:
     def _broken(self, why: str) -> UserError:
         place = self._base + self._place
         return UserError(f"the {self.what} {self.path} is not valid JSON at byte {place}: {why}")
+
+
+def _after_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    return found.end() if found else place

@@ -1,480 +1,380 @@
-"""Ground truth and predictions, read from COCO-style JSON and checked record by record.
+"""Files record by record: where they come from, what their records hold.
 
-Whatever the file's categories are, they are read as one class. Boxes are ``[x, y, width, height]``
-in pixels of the original image (XYWH, floats), masks compressed RLE of the original image.
-
-A ground truth is a COCO file (``images``, ``annotations``). Predictions are a COCO file as well,
-or a bare result list as detectron2 and the released ProMerge write it, whose ids may be floats.
+The rules are in the docstring of ``promerge_d2.coco``. Whatever the file's categories are, they are
+read as one class.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import os
-import reprlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as mask_api
 
-from promerge_d2.coco.instances import (
-    Box,
-    Columns,
-    ImageId,
-    Instance,
-    InstanceTable,
-    Where,
+from promerge_d2.coco.fields import (
+    EMPTY,
+    IMAGE_TWICE,
+    NO_AREA,
+    NO_MASK,
+    STRAY,
+    Fields,
+    Tally,
+    UniqueIds,
+    read_fields,
+    read_image_fields,
+    unlisted,
+    unusable,
 )
-from promerge_d2.coco.rle import sound, to_rle
-from promerge_d2.coco.sections import Sections
+from promerge_d2.coco.json_stream import Element, JsonStream
+from promerge_d2.coco.records import Box, ImageId, ImageInfo, Instance, RecordError, RecordRef
+from promerge_d2.coco.rle import check_counts, clean_polygons, draw, to_rle
 from promerge_d2.utils.errors import UserError
 
-_MAX_SIDE = 65535  # pixels; pycocotools counts the pixels of an image in 32 bits
-_BLOCK = 1000  # records and masks checked at once, few enough for the processor's cache
-_AREAS = 255  # pycocotools' area takes no more at once
-_PLAIN = frozenset((int, float))  # types of numbers; bool is none of them
-_NO_BOX = (math.nan,) * 4
+BLOCK = 1000  # records and masks checked at once, few enough for the processor's cache
 
 
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
-    """One entry of an ``images`` section.
+class CocoSource:
+    """A file with ``images`` and ``annotations``, or a bare list of records; never held whole.
 
-    Attributes:
-        id: the file's id of the image.
-        file_name: relative path with forward slashes, or None where the file has none.
-        width: pixels; None only in predictions that do not say.
-        height: pixels; None only in predictions that do not say.
-    """
-
-    id: ImageId
-    file_name: str | None
-    width: int | None
-    height: int | None
-
-    def __str__(self) -> str:
-        return f"{self.file_name} (id {self.id!r})" if self.file_name else f"id {self.id!r}"
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """A ground-truth file.
+    Args:
+        path: the file.
+        what: its role, for messages.
 
     Attributes:
         name: the file, for messages.
-        images: by id, in ascending order of ids (integers before strings).
-        objects: in the order of the file, crowds included.
+        is_list: whether it is a bare list.
+        info: the file's ``info`` if that comes first, else an empty dict.
+
+    Raises:
+        UserError: it is missing, or no JSON object or list.
     """
 
-    name: str
-    images: dict[ImageId, ImageInfo]
-    objects: InstanceTable
+    def __init__(self, path: str | os.PathLike, what: str = "COCO file") -> None:
+        self.name = os.fspath(path)
+        self._what = what
+        self._content: Any = None
+        stream = JsonStream(path, what, spans=False)
+        first = next(iter(stream), None)
+        self.is_list = stream.sections == [""]
+        self.info = _info(first.value if first is not None and first.section == "info" else None)
+
+    @classmethod
+    def of(cls, content: Any, name: str) -> CocoSource:
+        """Wrap parsed JSON under a name."""
+        source = object.__new__(cls)
+        source.name = name
+        source._content = content
+        source.is_list = isinstance(content, list)
+        source.info = _info(content.get("info") if isinstance(content, dict) else None)
+        return source
 
     @property
-    def box_only(self) -> bool:
-        """Whether there are objects and not one of them has a mask."""
-        return 0 < len(self.objects) == len(self.objects.without_mask)
+    def description(self) -> str:
+        """What the file says of itself; label files name their weights there."""
+        text = self.info.get("description")
+        return text if isinstance(text, str) else ""
 
-    def restricted_to(self, image_ids: set[ImageId]) -> GroundTruth:
-        """The same ground truth with the images ``image_ids`` only."""
-        kept = np.array([image_id in image_ids for image_id in self.objects.image_ids], bool)
-        return GroundTruth(
-            self.name,
-            {i: image for i, image in self.images.items() if i in image_ids},
-            self.objects.take(np.flatnonzero(kept[self.objects.image])),
-        )
+    def has(self, section: str) -> bool:
+        """Return whether there is a section of that name."""
+        if self._content is not None:
+            return isinstance(self._content, dict) and section in self._content
+        stream = JsonStream(self.name, self._what, spans=False)
+        return any(section in stream.sections for _ in stream) or section in stream.sections
 
+    def records(self, section: str) -> Iterator[Any]:
+        """Yield the records of a section; of a bare list with an empty name.
 
-@dataclass(frozen=True)
-class PredictionFile:
-    """A prediction file before its images are found in a ground truth.
+        Raises:
+            UserError: there is no such list (of a file, when its end is reached).
+        """
+        if self._content is None:
+            return (element.value for element in self.elements(section, spans=False))
+        content = {"": self._content} if self.is_list else self._content
+        if not isinstance(content, dict) or not isinstance(content.get(section), list):
+            raise self._no_list(section)
+        return iter(content[section])
 
-    Attributes:
-        name: the file, for messages.
-        images: its ``images`` section by id, None for a bare result list.
-        records: in the order of the file, crowds left out. Boxes and scores are checked; masks are
-            as the file has them, since they need their image, and NaN stands for the boxes and
-            areas that follow from them.
-        crowds_dropped: how many crowd records were left out.
-        without_score: how many of ``records`` had no score and got 1.0.
-        description: what the file says of itself, or nothing.
-    """
+    def elements(self, section: str, spans: bool = True) -> Iterator[Element]:
+        """Yield the records of a file's section with their places, see ``records``."""
+        stream = JsonStream(self.name, self._what, spans)
+        for element in stream:
+            if element.section == section:
+                if section not in stream.lists:
+                    break
+                yield element
+            elif section == "images" and section in stream.lists:
+                return  # the rest is for those who read the annotations
+        if section not in stream.lists:
+            raise self._no_list(section)
 
-    name: str
-    images: dict[ImageId, ImageInfo] | None
-    records: InstanceTable
-    crowds_dropped: int
-    without_score: int
-    description: str = ""
-
-
-def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
-    """Read a COCO-style ground-truth file; see ``parse_ground_truth``."""
-    return _ground_truth(Sections.open(path, "ground truth"))
-
-
-def read_predictions(path: str | os.PathLike) -> PredictionFile:
-    """Read a COCO file or a result list of predictions; see ``parse_predictions``."""
-    return _predictions(Sections.open(path, "predictions"))
-
-
-def parse_ground_truth(content: Any, name: str) -> GroundTruth:
-    """Check a COCO-style ground truth and read it as one class.
-
-    A missing ``iscrowd`` means 0; a missing ``area`` or ``bbox`` is computed from the mask (a
-    missing area without a mask from the box). Categories are not looked at.
-
-    Args:
-        content: the parsed JSON.
-        name: what messages call the file.
-
-    Raises:
-        UserError: not a COCO file, or a record with missing keys, duplicate ids, an unknown image,
-            a bad box, area or mask; the message names the record.
-    """
-    return _ground_truth(Sections.of(content, name))
-
-
-def _ground_truth(file: Sections) -> GroundTruth:
-    name = file.name
-    if file.is_list:
-        raise UserError(
-            f"{name} is a bare list, as result files are; a ground truth needs 'images' and "
-            "'annotations'"
-        )
-    images = read_images(file.records("images"), name)
-    if not images:
-        raise UserError(f"{name} lists no images, so there is nothing to evaluate on")
-    objects = iter_objects(file.records("annotations"), images, name)
-    return GroundTruth(name, images, InstanceTable.of(name, "annotations", images, objects))
-
-
-def iter_objects(
-    records: Iterable[Any], images: dict[ImageId, ImageInfo], name: str
-) -> Iterator[Instance]:
-    """Check annotations one by one; see ``parse_ground_truth``.
-
-    Args:
-        records: the ``annotations`` of a COCO-style file.
-        images: its images.
-        name: what messages call the file.
-    """
-    seen: dict[Any, int] = {}
-    for index, record in enumerate(records):
-        where = _where(name, "annotations", index, record)
-        annotation_id = record.get("id")
-        if isinstance(annotation_id, int | float | str):
-            if annotation_id in seen:
-                raise UserError(
-                    f"{where}: the annotation id is also that of annotations"
-                    f"[{seen[annotation_id]}]; ids must be unique"
-                )
-            seen[annotation_id] = index
-        image = images.get(_image_id(_key(record, "image_id", where), where))
-        if image is None:
-            raise UserError(f"{where}: its image is not in the 'images' of the file")
-        box = _box(record, where)
-        rle = None
-        if _has_mask(record):
-            rle = to_rle(record["segmentation"], image.height, image.width, where)
-        if box is None and rle is None:
-            raise UserError(f"{where}: it has neither a 'bbox' nor a 'segmentation'")
-        area = record.get("area")
-        if area is not None:
-            area = _number(area, "area", where)
-            if area < 0:
-                raise UserError(f"{where}: area is {area}; it cannot be negative")
-        yield _instance(where, image.id, box, rle, area, crowd=_is_crowd(record, where))
-
-
-def parse_predictions(content: Any, name: str) -> PredictionFile:
-    """Check a prediction file: a COCO file, or a bare result list.
-
-    Crowd records are left out, a missing score means 1.0, categories are not looked at. Masks are
-    checked by ``align_predictions``, when their images are known.
-
-    Args:
-        content: the parsed JSON.
-        name: what messages call the file.
-
-    Raises:
-        UserError: neither form, or a record with missing keys, a duplicate image id, an image that
-            the file does not list, a bad box or score; the message names the record.
-    """
-    return _predictions(Sections.of(content, name))
-
-
-def _predictions(file: Sections) -> PredictionFile:
-    name = file.name
-    section = "" if file.is_list else "annotations"
-    rows = file.records(section)
-    images = None
-    if not file.is_list and file.has("images"):
-        images = read_images(file.records("images"), name, need_size=False)
-    columns = Columns()
-    places = {image_id: i for i, image_id in enumerate(images or ())}
-    crowds = without_score = 0
-    for index, batch in _batches(rows):
-        if _add_plain(columns, index, batch, places, images is None):
-            continue
-        for number, record in enumerate(batch, start=index):
-            where = _where(name, section, number, record)
-            image_id = _image_id(_key(record, "image_id", where), where)
-            if images is not None and image_id not in places:
-                raise UserError(f"{where}: its image is not in the 'images' of the file")
-            if _is_crowd(record, where):
-                crowds += 1
-                continue
-            box = _box(record, where)
-            mask, size = _raw_mask(record)
-            if box is None and mask is None:
-                raise UserError(f"{where}: it has neither a 'bbox' nor a 'segmentation'")
-            without_score += "score" not in record
-            score = _number(record.get("score", 1.0), "score", where)
-            place = places.setdefault(image_id, len(places))
-            columns.add(
-                number, record.get("id"), place, box or _NO_BOX, mask, size, math.nan, False, score
+    def _no_list(self, section: str) -> UserError:
+        if self.is_list:
+            return UserError(
+                f"{self.name} is a bare list, as result files are; a COCO file needs 'images' and "
+                "'annotations'"
             )
-    table = columns.table(name, section, list(places))
-    return PredictionFile(name, images, table, crowds, without_score, file.description())
+        return UserError(f"{self.name} is not a COCO file: it has no list {section!r}")
 
 
-def _batches(rows: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
-    """``_BLOCK`` records at a time, with the place of the first."""
-    rows, start = iter(rows), 0
-    while batch := list(itertools.islice(rows, _BLOCK)):
-        yield start, batch
-        start += len(batch)
+def _info(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def _add_plain(
-    columns: Columns, index: int, batch: list[Any], places: dict[ImageId, int], new: bool
-) -> bool:
-    """Add records at once if all are as most are: with a box, a score, and nothing to object to.
-
-    Args:
-        columns: to add to.
-        index: place of the first record.
-        batch: the records.
-        places: of the images; with ``new``, unknown ones are added.
-        new: whether the file lists no images.
-
-    Returns:
-        Whether they were added; else they have to be looked at one by one.
-    """
-    try:
-        image_ids = [record["image_id"] for record in batch]
-        boxes = [record["bbox"] for record in batch]
-        scores = [record["score"] for record in batch]
-        numbers = [*itertools.chain.from_iterable(boxes), *scores]
-        plain = (
-            {int, str}.issuperset(map(type, image_ids))
-            and _PLAIN.issuperset(map(type, numbers))
-            and set(map(len, boxes)) == {4}
-            and all(record.get("iscrowd", 0) == 0 for record in batch)
-            and (new or places.keys() >= set(image_ids))
-        )
-        values = np.array(numbers if plain else (), np.float64)
-    except (KeyError, TypeError, AttributeError, OverflowError):
-        return False
-    box, score = values[: 4 * len(batch)].reshape(-1, 4), values[4 * len(batch) :]
-    if not plain or not np.isfinite(values).all() or (box[:, 2:] < 0).any():
-        return False
-    masks = [_raw_mask(record) for record in batch]
-    image = [places.setdefault(image_id, len(places)) for image_id in image_ids]
-    ids = [record.get("id") for record in batch]
-    columns.extend(index, ids, image, box, masks, score)
-    return True
-
-
-def _raw_mask(record: dict[str, Any]) -> tuple[Any, tuple[int, int]]:
-    """The counts of a compressed RLE as bytes, with its height and width; all else as it is."""
-    mask = record.get("segmentation")
-    if mask in (None, [], {}):
-        return None, (0, 0)
-    if isinstance(mask, dict) and isinstance(mask.get("counts"), str):
-        size = mask.get("size")
-        sides = isinstance(size, list) and len(size) == 2
-        if sides and all(type(side) is int and 0 < side <= _MAX_SIDE for side in size):
-            return mask["counts"].encode("utf-8", "surrogatepass"), tuple(size)
-    return mask, (0, 0)
-
-
-def on_images(
-    records: InstanceTable, images: Sequence[ImageInfo | None], image_ids: Sequence[ImageId]
-) -> InstanceTable:
-    """Put predictions on the images of a ground truth; check masks, complete boxes and areas.
-
-    Args:
-        records: of a ``PredictionFile``.
-        images: for each of ``records.image_ids`` the image, None to leave its records out.
-        image_ids: of the ground truth.
-
-    Raises:
-        UserError: a mask cannot be read, or is of another size than its image.
-    """
-    place = {image_id: i for i, image_id in enumerate(image_ids)}
-    places = np.array([-1 if image is None else place[image.id] for image in images], np.int32)
-    table = records.take(np.flatnonzero(places[records.image] >= 0))
-    with_mask = np.array([mask is not None for mask in table.masks], bool)
-    boxes = ~with_mask
-    table.area[boxes] = table.box[boxes, 2] * table.box[boxes, 3]
-    rows = np.flatnonzero(with_mask)
-    for start in range(0, len(rows), _BLOCK):
-        _complete(table, rows[start : start + _BLOCK], images)
-    return dataclasses.replace(table, image_ids=list(image_ids), image=places[table.image])
-
-
-def _complete(table: InstanceTable, rows: np.ndarray, images: Sequence[ImageInfo]) -> None:
-    """Check the masks of some rows, turn them into RLE, fill in areas and boxes."""
-    on = [images[place] for place in table.image[rows].tolist()]
-    size = np.array([(image.height, image.width) for image in on], np.int32)
-    same = np.flatnonzero((table.size[rows] == size).all(axis=1))
-    good = np.zeros(len(rows), bool)
-    texts = [table.masks[row] for row in rows[same].tolist()]
-    good[same] = sound(texts, size[same].prod(axis=1, dtype=np.int64))
-    for i in np.flatnonzero(~good).tolist():  # polygons are drawn, what is broken is named
-        mask, image = table.masks[rows[i]], on[i]
-        if isinstance(mask, bytes):
-            mask = {"size": table.size[rows[i]].tolist(), "counts": mask}
-        where = f"{table[rows[i]].where} on image {image}"
-        table.masks[rows[i]] = to_rle(mask, image.height, image.width, where)["counts"]
-    table.size[rows] = size
-    pairs = zip(size.tolist(), (table.masks[row] for row in rows.tolist()), strict=True)
-    rles = [{"size": side, "counts": counts} for side, counts in pairs]
-    for start in range(0, len(rles), _AREAS):
-        some = slice(start, start + _AREAS)
-        table.area[rows[some]] = mask_api.area(rles[some])
-    lacking = np.flatnonzero(np.isnan(table.box[rows, 0]))
-    if len(lacking):
-        table.box[rows[lacking]] = mask_api.toBbox([rles[i] for i in lacking.tolist()])
-
-
-def _instance(
-    where: Where,
-    image_id: ImageId,
-    box: Box | None,
-    rle: dict[str, Any] | None,
-    area: float | None,
-    **flags: Any,
-) -> Instance:
-    """Fill in what follows from the mask or the box; one of the two is there."""
-    if box is None:
-        box = tuple(mask_api.toBbox(rle).tolist())
-    if area is None:
-        area = float(mask_api.area(rle)) if rle is not None else box[2] * box[3]
-    return Instance(where, image_id, box, rle, area, **flags)
-
-
-def _where(name: str, section: str, index: int, record: Any) -> Where:
-    """Name a record; refuse what is none."""
-    if not isinstance(record, dict):
-        where = Where(name, section, index, {})
-        raise UserError(f"{where} is {reprlib.repr(record)}, not an object with keys")
-    return Where(name, section, index, record)
-
-
-def _key(record: dict[str, Any], key: str, where: Where) -> Any:
-    if key not in record:
-        raise UserError(f"{where}: it has no {key!r}")
-    return record[key]
-
-
-def _image_id(value: Any, where: Where) -> ImageId:
-    """An image id; integral floats, as the released ProMerge writes them, become integers."""
-    if type(value) is int:
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, str):
-        raise UserError(
-            f"{where}: the image id is {reprlib.repr(value)}; it must be an integer or a string"
-        )
-    return value
-
-
-def read_images(rows: Iterable[Any], name: str, need_size: bool = True) -> dict[ImageId, ImageInfo]:
-    """Check an ``images`` section.
+def iter_images(
+    rows: Iterable[Any],
+    name: str,
+    seen: Container[ImageId],
+    *,
+    need_size: bool = True,
+    need_name: bool = False,
+    damaged: Callable[[RecordError], None] | None = None,
+) -> Iterator[ImageInfo]:
+    """Check an ``images`` section, image by image.
 
     Args:
         rows: its records.
         name: what messages call the file.
+        seen: the ids of the images so far; the caller adds each one before it takes the next.
         need_size: whether a record must have ``width`` and ``height``.
-
-    Returns:
-        The images by id, in ascending order of ids (integers before strings).
+        need_name: whether a record must have a ``file_name``.
+        damaged: takes the error of each record that is refused; None raises it.
 
     Raises:
-        UserError: a record with missing keys, a doubled id or a bad size; the message names it.
+        RecordError: a record is refused; the message names it.
+    """
+    for index, record in enumerate(rows):
+        try:
+            image = read_image_fields(record, name, index, need_size, need_name)
+            if image.id in seen:
+                where = RecordRef(name, "images", index, record)
+                raise RecordError(
+                    IMAGE_TWICE, f"{where}: the image id occurs twice; ids must be unique"
+                )
+        except RecordError as error:
+            if damaged is None:
+                raise
+            damaged(error)
+        else:
+            yield image
+
+
+def read_images(
+    rows: Iterable[Any], name: str, need_size: bool = True, need_name: bool = False
+) -> dict[ImageId, ImageInfo]:
+    """Check an ``images`` section, see ``iter_images``.
+
+    Returns:
+        The images by id, in ascending order of ids (integers before texts).
     """
     images: dict[ImageId, ImageInfo] = {}
-    for index, record in enumerate(rows):
-        where = _where(name, "images", index, record)
-        image_id = _image_id(_key(record, "id", where), where)
-        if image_id in images:
-            raise UserError(f"{where}: the image id occurs twice; ids must be unique")
-        size = {}
-        for key in ("width", "height"):
-            size[key] = _key(record, key, where) if need_size else record.get(key)
-            if size[key] is not None or need_size:
-                _check_side(size[key], key, where)
-        images[image_id] = ImageInfo(image_id, _file_name(record, where), **size)
-    order = sorted(images, key=lambda i: (isinstance(i, str), i))
-    return {image_id: images[image_id] for image_id in order}
+    for image in iter_images(rows, name, images, need_size=need_size, need_name=need_name):
+        images[image.id] = image
+    return {image_id: images[image_id] for image_id in sorted(images, key=id_order)}
 
 
-def _check_side(value: Any, key: str, where: Where) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MAX_SIDE:
-        raise UserError(
-            f"{where}: {key} is {reprlib.repr(value)}; it must be an integer from 1 to {_MAX_SIDE}"
+def id_order(image_id: ImageId) -> tuple[bool, ImageId]:
+    """Return the key that sorts ids: integers ascending, then texts."""
+    return isinstance(image_id, str), image_id
+
+
+def iter_objects(
+    records: Iterable[Any],
+    images: Mapping[ImageId, ImageInfo],
+    name: str,
+    *,
+    section: str = "annotations",
+    drawn: bool = True,
+    tally: Tally | None = None,
+    damaged: Callable[[RecordError], None] | None = None,
+) -> Iterator[Instance]:
+    """Check annotations one by one; the rules are in the docstring of the package.
+
+    Args:
+        records: the ``annotations`` of a COCO file.
+        images: its images.
+        name: what messages call the file.
+        section: the list that ``records`` are, see ``RecordRef``; the ids in a bare list need not
+            be unique.
+        drawn: whether polygons are drawn; without, such objects have no ``rle``, ``empty`` is
+            False, and ``area`` is NaN where the file has none.
+        tally: counts stray parts of polygons and boxes of no area.
+        damaged: takes the error of each record that is refused; None raises it.
+
+    Yields:
+        The objects in the order of the file, without those that are refused.
+
+    Raises:
+        RecordError: a record is refused; the message names it.
+    """
+    tally = Tally() if tally is None else tally
+    ids = UniqueIds()
+    for start, batch in batches(records):
+        drafts: list[Fields | RecordError] = []
+        for index, record in enumerate(batch, start):
+            try:
+                draft = read_fields(record, name, section, index)
+                if section:
+                    ids.add(record.get("id"), draft.where)
+                if draft.image_id not in images:
+                    raise unlisted(draft.where)
+                drafts.append(draft)
+            except RecordError as error:
+                drafts.append(error)
+        good = [draft for draft in drafts if isinstance(draft, Fields)]
+        sides = [images[draft.image_id] for draft in good]
+        masks = iter(
+            read_masks(
+                [draft.mask for draft in good],
+                [image.size for image in sides],
+                [draft.where for draft in good],
+                [drawn or _no_area(draft.box) for draft in good],
+            )
         )
+        for each in drafts:
+            found = each if isinstance(each, RecordError) else _finish(each, next(masks), tally)
+            if isinstance(found, Instance):
+                yield found
+            elif damaged is None:
+                raise found
+            else:
+                damaged(found)
 
 
-def _file_name(record: dict[str, Any], where: Where) -> str | None:
-    """The image's path; LVIS v1 has only ``coco_url``, whose last two parts are the path."""
-    name = record.get("file_name")
-    if name is None and isinstance(record.get("coco_url"), str):
-        name = "/".join(record["coco_url"].split("/")[-2:])
-    if name is not None and not isinstance(name, str):
-        raise UserError(f"{where}: file_name is {reprlib.repr(name)}; it must be a string")
-    return name.replace("\\", "/").removeprefix("./") if name else None
+def why_useless(item: Instance, box_only: bool) -> str | None:
+    """Return why an object is left out of training and of label files; None if it is not.
+
+    Args:
+        item: the object.
+        box_only: whether no object of its file has a mask, so that boxes are what is wanted.
+    """
+    if not item.has_mask and not box_only:
+        return NO_MASK
+    return EMPTY if item.empty else None
 
 
-def _number(value: Any, key: str, where: Where) -> float:
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:  # an integer too large for a float
-        pass
-    raise UserError(f"{where}: {key} is {reprlib.repr(value)}; it must be a finite number")
+def _finish(draft: Fields, mask: Mask | RecordError, tally: Tally) -> Instance | RecordError:
+    """Put a record and its mask together; what it lacks follows from the mask or the box."""
+    if isinstance(mask, RecordError):
+        return mask
+    where, box, area = draft.where, draft.box, draft.area
+    if mask.stray:
+        tally.note(STRAY, where, mask.stray)
+    empty = mask.pixels == 0
+    if not mask.there:
+        if box is None:
+            return unusable(where)
+        empty = _no_area(box)
+        area = box[2] * box[3] if area is None else area
+    elif box is None or (_no_area(box) and mask.pixels):
+        if box is not None:
+            tally.note(NO_AREA, where)
+        x, y, width, height = mask_api.toBbox(mask.rle).tolist()
+        box = x, y, width, height
+    if area is None:
+        area = math.nan if mask.pixels is None else float(mask.pixels)
+    return Instance(
+        where,
+        draft.image_id,
+        box,
+        mask.rle,
+        area,
+        draft.crowd,
+        1.0 if draft.score is None else draft.score,
+        mask.polygons,
+        empty,
+    )
 
 
-def _box(record: dict[str, Any], where: Where) -> Box | None:
-    """The box as XYWH; None where it is missing or empty."""
-    box = record.get("bbox")
-    if box is None or box == []:
-        return None
-    if not isinstance(box, list | tuple) or len(box) != 4:
-        raise UserError(f"{where}: bbox is {reprlib.repr(box)}; it must be [x, y, width, height]")
-    x, y, width, height = [_number(value, "a value of bbox", where) for value in box]
-    if width < 0 or height < 0:
-        raise UserError(
-            f"{where}: bbox {reprlib.repr(box)} has a negative width or height; boxes are "
-            "[x, y, width, height]"
-        )
-    return x, y, width, height
+def _no_area(box: Box | None) -> bool:
+    return box is None or not box[2] * box[3]
 
 
-def _has_mask(record: dict[str, Any]) -> bool:
-    return record.get("segmentation") not in (None, [], {})
+def batches(rows: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
+    """Yield ``BLOCK`` records at a time, with the place of the first."""
+    rows, start = iter(rows), 0
+    while batch := list(itertools.islice(rows, BLOCK)):
+        yield start, batch
+        start += len(batch)
 
 
-def _is_crowd(record: dict[str, Any], where: Where) -> bool:
-    crowd = record.get("iscrowd", 0)
-    if crowd not in (0, 1):
-        raise UserError(f"{where}: iscrowd is {reprlib.repr(crowd)}; it must be 0 or 1")
-    return bool(crowd)
+class Mask(NamedTuple):
+    """A segmentation that was read.
+
+    Attributes:
+        rle: compressed; None where there is none, or polygons were not drawn.
+        polygons: those of three points or more; None where there is none, or an RLE.
+        pixels: the area; None where there is none, or polygons were not drawn.
+        stray: how many parts of the polygons were left out.
+    """
+
+    rle: dict[str, Any] | None = None
+    polygons: list[list[float]] | None = None
+    pixels: int | None = None
+    stray: int = 0
+
+    @property
+    def there(self) -> bool:
+        """Whether anything is left."""
+        return self.rle is not None or self.polygons is not None
+
+
+_NOTHING = Mask()
+
+
+def read_masks(
+    masks: Sequence[Any],
+    sizes: Sequence[tuple[int, int]],
+    wheres: Sequence[object],
+    drawn: Sequence[bool],
+) -> list[Mask | RecordError]:
+    """Check segmentations, compressed RLEs all at once.
+
+    Args:
+        masks: M segmentations, None where there is none.
+        sizes: height and width of each one's image.
+        wheres: names of the records, for messages.
+        drawn: whether to draw it if it is polygons.
+    """
+    found: list[Mask | RecordError] = [_NOTHING] * len(masks)
+    plain: list[int] = []
+    rest: list[int] = []
+    for place, mask in enumerate(masks):
+        if mask is not None:
+            is_plain = (
+                type(mask) is dict
+                and isinstance(mask.get("counts"), str | bytes)
+                and mask.get("size") == [*sizes[place]]
+            )
+            (plain if is_plain else rest).append(place)
+    texts = [
+        counts if isinstance(counts, bytes) else counts.encode("utf-8", "surrogatepass")
+        for counts in (masks[place]["counts"] for place in plain)
+    ]
+    pixels = np.array([sizes[place][0] * sizes[place][1] for place in plain], np.int64)
+    good, areas = check_counts(texts, pixels)
+    for place, text, right, area in zip(plain, texts, good.tolist(), areas.tolist(), strict=True):
+        if right:
+            found[place] = Mask({"size": [*sizes[place]], "counts": text}, None, area)
+        else:
+            rest.append(place)
+    for place in rest:
+        try:
+            found[place] = _read_mask(masks[place], *sizes[place], wheres[place], drawn[place])
+        except RecordError as error:
+            found[place] = error
+    return found
+
+
+def _read_mask(mask: Any, height: int, width: int, where: object, drawn: bool) -> Mask:
+    if isinstance(mask, dict):
+        rle = to_rle(mask, height, width, where)
+        return Mask(rle, None, int(mask_api.area(rle)))
+    polygons, stray = clean_polygons(mask, height, width, where)
+    if not polygons or not drawn:
+        return Mask(None, polygons or None, None, stray)
+    rle = draw(polygons, height, width)
+    return Mask(rle, polygons, int(mask_api.area(rle)), stray)

@@ -7,7 +7,6 @@ garbage or read past the end. Everything here runs in image pixels; ``size`` is 
 
 from __future__ import annotations
 
-import math
 import re
 import reprlib
 from collections.abc import Sequence
@@ -16,7 +15,10 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-from promerge_d2.utils.errors import UserError
+from promerge_d2.coco.records import RecordError
+
+UNREADABLE = "masks that do not decode"  # kinds of RecordError
+OTHER_SIZE = "sizes that disagree with the mask"
 
 # Characters "P" to "o" go on, "0" to "O" end a number. _DIGITS of them hold 35 bits, enough for any
 # difference of two 32-bit run lengths.
@@ -41,7 +43,7 @@ def parse_counts(counts: str | bytes) -> list[int]:
         >>> parse_counts("52203")  # 0 and 3 are differences to the runs two before
         [5, 2, 2, 2, 5]
     """
-    text = counts.encode("utf-8") if isinstance(counts, str) else counts
+    text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
     if not _NUMBERS.fullmatch(text):
         raise ValueError(_reason(text))
     runs: list[int] = []
@@ -60,23 +62,28 @@ def parse_counts(counts: str | bytes) -> list[int]:
     return runs
 
 
-def sound(texts: Sequence[bytes], pixels: np.ndarray) -> np.ndarray:
-    """Which compressed RLE strings can be read and fill their images, many at once.
+def check_counts(texts: Sequence[bytes], pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Check many compressed RLE strings at once: can they be read, do they fill their images?
+
+    Six times as fast as ``parse_counts`` for each.
 
     Args:
         texts: M strings.
-        pixels: (M,) int64, of their images.
+        pixels: (M,) int64, the number of pixels of each one's image.
 
     Returns:
-        (M,) bool. Of the others ``to_rle`` says what is wrong.
+        (M,) bool, whether a string is right (``to_rle`` says what is wrong with the others), and
+        (M,) int64, the area of the mask where it is.
     """
     lengths = np.array([len(text) for text in texts], np.int64)
     good = lengths > 0
+    area = np.zeros(len(texts), np.int64)
     if not good.all():
-        good[good] = sound([text for text in texts if text], pixels[good])
-        return good
+        rest = np.flatnonzero(good)
+        good[rest], area[rest] = check_counts([texts[row] for row in rest.tolist()], pixels[rest])
+        return good, area
     if not texts:
-        return good
+        return good, area
     data = np.frombuffer(b"".join(texts), np.uint8) - 48  # what is below wraps around
     stop = np.cumsum(lengths)
     good &= np.maximum.reduceat(data, stop - lengths) < 64
@@ -102,7 +109,8 @@ def sound(texts: Sequence[bytes], pixels: np.ndarray) -> np.ndarray:
         before = sums[heads] - value[chain[heads]]
         value[chain] = sums - np.repeat(before, np.diff(heads, append=len(chain)))
     good &= np.minimum.reduceat(value, start) >= 0
-    return good & (np.add.reduceat(value, start) == pixels)
+    good &= np.add.reduceat(value, start) == pixels
+    return good, np.add.reduceat(np.where(place % 2, value, 0), start)
 
 
 def _reason(text: bytes) -> str:
@@ -113,14 +121,15 @@ def _reason(text: bytes) -> str:
     return "it holds a number too large for a run length"
 
 
-def to_rle(segmentation: Any, height: int, width: int, where: str) -> dict[str, Any]:
+def to_rle(segmentation: Any, height: int, width: int, where: object) -> dict[str, Any]:
     """Turn any COCO segmentation into a compressed RLE that is safe to hand to pycocotools.
 
-    Polygons are drawn and united as ``COCO.annToRLE`` does.
+    Polygons are drawn and united as ``COCO.annToRLE`` does; see ``clean_polygons``.
 
     Args:
-        segmentation: polygons (a list of flat ``[x, y, x, y, ...]`` lists, pixels), or an RLE
-            dict with ``size`` and ``counts``, compressed (str) or not (list of int).
+        segmentation: polygons (a list of flat ``[x, y, x, y, ...]`` lists, or one such list,
+            pixels), or an RLE dict with ``size`` and ``counts``, compressed (str) or not (list of
+            int).
         height: of the image, pixels.
         width: of the image, pixels.
         where: names the record in the message.
@@ -129,48 +138,95 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> dict[str, 
         ``{"size": [height, width], "counts": bytes}``.
 
     Raises:
-        UserError: the mask cannot be read, or is of another size than the image.
+        RecordError: the mask cannot be read, is of another size than the image, or has no polygon
+            of three points.
     """
     if isinstance(segmentation, dict):
         return _checked_rle(segmentation, height, width, where)
-    if isinstance(segmentation, list):
-        polygons = [_checked_polygon(polygon, height, width, where) for polygon in segmentation]
-        return mask_api.merge(mask_api.frPyObjects(polygons, height, width))
-    raise UserError(
-        f"{where}: segmentation is {reprlib.repr(segmentation)}; it must be a list of polygons or "
-        "an RLE with 'size' and 'counts'"
-    )
+    polygons, _ = clean_polygons(segmentation, height, width, where)
+    if not polygons:
+        raise RecordError(UNREADABLE, f"{where}: no polygon of its mask has three points")
+    return draw(polygons, height, width)
 
 
-def _checked_rle(rle: dict[str, Any], height: int, width: int, where: str) -> dict[str, Any]:
+def draw(polygons: list[list[float]], height: int, width: int) -> dict[str, Any]:
+    """Draw polygons that ``clean_polygons`` gave as one compressed RLE, see ``to_rle``."""
+    return mask_api.merge(mask_api.frPyObjects(polygons, height, width))
+
+
+def clean_polygons(
+    segmentation: Any, height: int, width: int, where: object
+) -> tuple[list[list[float]], int]:
+    """Check polygons, and leave out the parts that enclose nothing: fewer than three points.
+
+    Args:
+        segmentation: see ``to_rle``.
+        height: of the image, pixels.
+        width: of the image, pixels.
+        where: names the record in the message.
+
+    Returns:
+        The polygons of three points or more, and the number of stray parts that were left out.
+
+    Raises:
+        RecordError: it is not polygons, or a coordinate is no number or far outside the image.
+
+    Example:
+        >>> clean_polygons([[0, 0, 2, 0, 2, 2], [5, 5, 6, 5]], 9, 9, "")
+        ([[0, 0, 2, 0, 2, 2]], 1)
+    """
+    if not isinstance(segmentation, list):
+        raise RecordError(
+            UNREADABLE,
+            f"{where}: segmentation is {reprlib.repr(segmentation)}; it must be a list of polygons "
+            "or an RLE with 'size' and 'counts'",
+        )
+    flat = bool(segmentation) and not any(isinstance(part, list) for part in segmentation)
+    parts = [segmentation] if flat else segmentation
+    for part in parts:
+        _check_polygon(part, height, width, where)
+    good = [part for part in parts if len(part) >= 6]
+    return good, len(parts) - len(good)
+
+
+def _checked_rle(rle: dict[str, Any], height: int, width: int, where: object) -> dict[str, Any]:
     missing = [key for key in ("size", "counts") if key not in rle]
     if missing:
-        raise UserError(f"{where}: its RLE segmentation has no {missing[0]!r}")
+        raise RecordError(UNREADABLE, f"{where}: its RLE segmentation has no {missing[0]!r}")
     size, counts = rle["size"], rle["counts"]
-    if (
-        not isinstance(size, list | tuple)
-        or len(size) != 2
-        or any(isinstance(n, bool) or not isinstance(n, int) for n in size)
-    ):
-        raise UserError(
-            f"{where}: its RLE size is {reprlib.repr(size)}; it must be [height, width]"
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+        if (
+            not isinstance(size, list | tuple)
+            or len(size) != 2
+            or any(isinstance(n, bool) or not isinstance(n, int) for n in size)
+        ):
+            raise RecordError(
+                UNREADABLE,
+                f"{where}: its RLE size is {reprlib.repr(size)}; it must be [height, width]",
+            )
+        swapped = (
+            " (height and width look swapped; tools/import_labels.py puts that right)"
+            if list(size) == [width, height]
+            else ""
         )
-    if list(size) != [height, width]:
-        swapped = " (height and width look swapped)" if list(size) == [width, height] else ""
-        raise UserError(
+        raise RecordError(
+            OTHER_SIZE,
             f"{where}: its mask is {size[1]} x {size[0]} pixels (width x height), but the image is "
-            f"{width} x {height}{swapped}; both must be of the original image"
+            f"{width} x {height}{swapped}; both must be of the original image",
         )
     try:
         runs = _runs_of(counts)
     except ValueError as error:
-        raise UserError(f"{where}: its RLE cannot be decoded: {error}") from error
+        raise RecordError(UNREADABLE, f"{where}: its RLE cannot be decoded: {error}") from error
     if runs and min(runs) < 0:
-        raise UserError(f"{where}: its RLE cannot be decoded: a run has a negative length")
+        raise RecordError(
+            UNREADABLE, f"{where}: its RLE cannot be decoded: a run has a negative length"
+        )
     if sum(runs) != height * width:
-        raise UserError(
+        raise RecordError(
+            UNREADABLE,
             f"{where}: its RLE cannot be decoded: the runs do not add up to the "
-            f"{height} x {width} = {height * width} pixels of the image"
+            f"{height} x {width} = {height * width} pixels of the image",
         )
     if isinstance(counts, list):
         return mask_api.frPyObjects({"size": [height, width], "counts": counts}, height, width)
@@ -188,22 +244,23 @@ def _runs_of(counts: Any) -> list[int]:
     return counts
 
 
-def _checked_polygon(polygon: Any, height: int, width: int, where: str) -> list[float]:
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        raise UserError(
-            f"{where}: the polygon {reprlib.repr(polygon)} is not a flat list [x, y, x, y, ...] of "
-            "at least three points"
+def _check_polygon(polygon: Any, height: int, width: int, where: object) -> None:
+    if not isinstance(polygon, list) or len(polygon) % 2:
+        raise RecordError(
+            UNREADABLE,
+            f"{where}: the polygon {reprlib.repr(polygon)} is not a flat list [x, y, x, y, ...]",
         )
     for index, value in enumerate(polygon):
         side = height if index % 2 else width
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            raise UserError(
-                f"{where}: a polygon holds {reprlib.repr(value)}, which is no coordinate"
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise RecordError(
+                UNREADABLE,
+                f"{where}: a polygon holds {reprlib.repr(value)}, which is no coordinate",
             )
         # pycocotools allocates by the length of the outline, so a wild point would eat the memory
         if not -side <= value <= 2 * side:
-            raise UserError(
+            raise RecordError(
+                UNREADABLE,
                 f"{where}: a polygon has the {'xy'[index % 2]} coordinate {reprlib.repr(value)}, "
-                f"far outside the {width} x {height} image"
+                f"far outside the {width} x {height} image",
             )
-    return polygon

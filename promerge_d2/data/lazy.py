@@ -1,23 +1,24 @@
 """A COCO file of any size as detectron2's dicts, read image by image.
 
-An item of the list is parsed when somebody looks at it, which detectron2's filters do for one at a
-time. In detectron2's own serialised list, and so in its loader, an item is its places in the file,
-some 200 bytes; taken out, it is a plain dict again.
+The file is checked when it is opened. An item of the list is parsed when somebody looks at it,
+which detectron2's filters do for one at a time. In detectron2's own serialised list, and so in its
+loader, an item is its places in the file, some 200 bytes; taken out, it is a plain dict again.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from detectron2.structures import BoxMode
-from pycocotools import mask as mask_api
 
-from promerge_d2.coco.file import CocoFile, Stamp, Where, read_image
+from promerge_d2.coco.index import CocoIndex, Spans, Stamp, read_image
+from promerge_d2.coco.read import why_useless
+from promerge_d2.coco.records import Instance, locate
 
 
-class LazyCoco(Sequence):
+class LazyCoco(Sequence["LazyItem"]):
     """The images of a COCO file, sorted by id, every object of class 0.
 
     Args:
@@ -25,25 +26,31 @@ class LazyCoco(Sequence):
         image_root: where the images are.
 
     Raises:
-        UserError: see ``CocoFile``.
+        UserError: the file is missing or broken.
+        RecordError: a record is refused; the message names it.
     """
 
     def __init__(self, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
-        self._file = CocoFile(json_file)
+        self._index = CocoIndex(json_file)
+        self._index.tally.log(self._index.path)
         self._image_root = str(image_root)
 
     def __len__(self) -> int:
-        return len(self._file)
+        return len(self._index)
 
+    @overload
+    def __getitem__(self, index: int) -> LazyItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[LazyItem]: ...
     def __getitem__(self, index: int | slice) -> LazyItem | list[LazyItem]:
-        places = range(len(self))[index]
         if isinstance(index, slice):
-            return [LazyItem(self, place) for place in places]
-        return LazyItem(self, places)
+            return [LazyItem(self, place) for place in range(len(self))[index]]
+        return LazyItem(self, range(len(self))[index])
 
     def source(self, place: int) -> tuple:
-        """What ``read_item`` takes for the image at a place."""
-        return self._file.path, self._file.stamp, self._image_root, self._file.where(place)
+        """Return what ``read_item`` takes for the image at a place."""
+        index = self._index
+        return index.path, index.stamp, self._image_root, index.spans(place), index.box_only
 
 
 class LazyItem(Mapping):
@@ -71,44 +78,44 @@ class LazyItem(Mapping):
         return read_item(*self._list.source(self._place))
 
 
-def read_item(json_file: str, stamp: Stamp, image_root: str, where: Where) -> dict:
+def read_item(json_file: str, stamp: Stamp, image_root: str, spans: Spans, box_only: bool) -> dict:
     """Read an image's dict.
 
     Args:
         json_file: the COCO JSON.
-        stamp: of the file, when its places were noted.
+        stamp: of the file, when it was indexed.
         image_root: where the images are.
-        where: see ``CocoFile``.
+        spans: of the image, see ``CocoIndex``.
+        box_only: whether no object of the file has a mask.
 
     Returns:
         detectron2's standard dict; annotations have ``score`` where the file has it. Crowds keep
-        ``iscrowd`` 1, which training leaves out; polygons of fewer than three points are left out.
+        ``iscrowd`` 1, which training leaves out. Objects without a mask (in a file with masks) or
+        without a pixel are left out.
 
     Raises:
         UserError: the file has changed.
     """
-    image, annotations = read_image(json_file, stamp, where)
+    image, objects = read_image(json_file, stamp, spans)
     return {
-        "file_name": os.path.join(image_root, image["file_name"]),
-        "height": image["height"],
-        "width": image["width"],
-        "image_id": image["id"],
-        "annotations": [o for a in annotations if (o := _object(a)) is not None],
+        "file_name": locate(image_root, image.name),
+        "height": image.height,
+        "width": image.width,
+        "image_id": image.id,
+        "annotations": [_annotation(item) for item in objects if not why_useless(item, box_only)],
     }
 
 
-def _object(annotation: dict) -> dict | None:
-    """detectron2's form of an annotation; None where its mask is polygons without an area."""
-    kept = ("iscrowd", "bbox", "score")
-    thing = {key: annotation[key] for key in kept if key in annotation}
-    thing |= {"category_id": 0, "bbox_mode": BoxMode.XYWH_ABS}
-    mask = annotation.get("segmentation")
-    if isinstance(mask, dict) and isinstance(mask["counts"], list):
-        mask = mask_api.frPyObjects(mask, *mask["size"])
-    elif isinstance(mask, list) and mask:
-        mask = [polygon for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0]
-        if not mask:
-            return None
-    if mask:
-        thing["segmentation"] = mask
-    return thing
+def _annotation(item: Instance) -> dict:
+    """Return detectron2's form of an object."""
+    annotation = {
+        "iscrowd": int(item.crowd),
+        "bbox": list(item.box),
+        "category_id": 0,
+        "bbox_mode": BoxMode.XYWH_ABS,
+    }
+    if item.where.record.get("score") is not None:
+        annotation["score"] = item.score
+    if item.has_mask:
+        annotation["segmentation"] = item.segmentation()
+    return annotation

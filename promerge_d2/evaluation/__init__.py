@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from promerge_d2.coco.instances import Instance, InstanceTable
-from promerge_d2.coco.read import (
-    GroundTruth,
-    ImageInfo,
-    PredictionFile,
-    parse_ground_truth,
-    parse_predictions,
-    read_ground_truth,
-    read_predictions,
-)
+from promerge_d2.coco.ground_truth import GroundTruth, parse_ground_truth, read_ground_truth
+from promerge_d2.coco.predictions import PredictionFile, parse_predictions, read_predictions
+from promerge_d2.coco.records import ImageInfo, Instance
+from promerge_d2.coco.table import InstanceTable
 from promerge_d2.evaluation.align import MATCH_MODES, Predictions, align_predictions
 from promerge_d2.evaluation.bootstrap import Estimate, bootstrap, format_bootstrap
 from promerge_d2.evaluation.matches import METRICS, Matches, match_instances

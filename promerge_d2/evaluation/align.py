@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from promerge_d2.coco.instances import ImageId, InstanceTable
-from promerge_d2.coco.read import GroundTruth, ImageInfo, PredictionFile, on_images
+from promerge_d2.coco.ground_truth import GroundTruth
+from promerge_d2.coco.predictions import PredictionFile, on_images
+from promerge_d2.coco.records import ImageId, ImageInfo, name_key
+from promerge_d2.coco.table import InstanceTable
 from promerge_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -165,8 +167,9 @@ def _match_names(
                 f"{name}: the image {nameless[0]} has no file_name; add one, or use --match id"
             )
         _refuse_same_names(images, name)
-    by_path = {image.file_name: image for image in truth}
-    found = {i.id: by_path[i.file_name] for i in predicted if i.file_name in by_path}
+    by_path = {name_key(image.file_name): image for image in truth}
+    keys = {image.id: name_key(image.file_name) for image in predicted}
+    found = {image_id: by_path[key] for image_id, key in keys.items() if key in by_path}
     any_exact = bool(found)
     taken = {image.id for image in found.values()}
     for key in (posixpath.basename, _without_prefix):
@@ -202,7 +205,7 @@ def _refuse_same_names(images: list[ImageInfo], name: str) -> None:
 def _by_key(images: list[ImageInfo], key: Callable[[str], str]) -> dict[str, list[ImageInfo]]:
     groups: dict[str, list[ImageInfo]] = {}
     for image in images:
-        groups.setdefault(key(image.file_name or ""), []).append(image)
+        groups.setdefault(key(name_key(image.file_name or "")), []).append(image)
     return groups
 
 

@@ -16,8 +16,9 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from promerge_d2.coco.instances import ImageId
-from promerge_d2.coco.read import parse_predictions, read_ground_truth
+from promerge_d2.coco.ground_truth import read_ground_truth
+from promerge_d2.coco.predictions import parse_predictions
+from promerge_d2.coco.records import ImageId
 from promerge_d2.evaluation.align import align_predictions
 from promerge_d2.evaluation.metrics import evaluate_class_agnostic, format_table
 from promerge_d2.utils.errors import UserError

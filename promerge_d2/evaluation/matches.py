@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from pycocotools import coco, cocoeval
 
-from promerge_d2.coco.instances import ImageId, InstanceTable
-from promerge_d2.coco.read import GroundTruth
+from promerge_d2.coco.ground_truth import GroundTruth
+from promerge_d2.coco.records import ImageId
+from promerge_d2.coco.table import InstanceTable
 from promerge_d2.evaluation.align import Predictions
 from promerge_d2.utils.errors import UserError
 

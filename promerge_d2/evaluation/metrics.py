@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from promerge_d2.coco.read import GroundTruth
+from promerge_d2.coco.ground_truth import GroundTruth
 from promerge_d2.evaluation.align import Predictions
 from promerge_d2.evaluation.matches import IOU_TYPES, Matches, match_instances
 from promerge_d2.utils.errors import UserError

@@ -13,12 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from promerge_d2.coco.read import (
-    GroundTruth,
-    PredictionFile,
-    read_ground_truth,
-    read_predictions,
-)
+from promerge_d2.coco.ground_truth import GroundTruth, read_ground_truth
+from promerge_d2.coco.predictions import PredictionFile, read_predictions
 from promerge_d2.data.benchmarks import BENCHMARKS, SIX
 from promerge_d2.evaluation.align import NoCommonImageError, Predictions, align_predictions
 from promerge_d2.evaluation.bootstrap import Estimate, bootstrap

@@ -1,7 +1,7 @@
 """The labels of the next round: confident predictions, and old masks that they do not repeat.
 
-promerge.md B4, without its quirks: ``area`` is the mask's, width and height are where they belong,
-nothing needs a GPU, and masks of another size than their image are an error that names the image.
+The released merge without its quirks (docs/recipe.md): ``area`` is the mask's, width and height are
+where they belong, nothing needs a GPU, and masks of another size than their image are refused.
 
 Shape letters: P predictions, Q old masks of an image. Masks are RLE of the upright photograph.
 """
@@ -9,25 +9,23 @@ Shape letters: P predictions, Q old masks of an image. Masks are RLE of the upri
 from __future__ import annotations
 
 import collections
-import itertools
-import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as mask_api
 
-from promerge_d2.coco.file import CocoFile, read_image
-from promerge_d2.coco.records import rle_record
-from promerge_d2.coco.rle import to_rle
-from promerge_d2.pseudo_labels.inputs import ImageList
-from promerge_d2.pseudo_labels.merge import CATEGORIES, write_list
+from promerge_d2.coco.fields import Tally
+from promerge_d2.coco.index import CocoIndex
+from promerge_d2.coco.read import CocoSource, why_useless
+from promerge_d2.coco.records import ImageInfo, name_key
+from promerge_d2.coco.write import coco_writer
+from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
 from promerge_d2.pseudo_labels.store import writing
 from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.files import atomic_path, sha256_of
+from promerge_d2.utils.files import sha256_of
 from promerge_d2.version import __version__
 
 NOTHING = "no_mask_in_any_round"
@@ -119,12 +117,12 @@ def combine_labels(
         detector: ``info`` of the predictions, for the record.
 
     Raises:
-        UserError: a file is broken, names an image that is not in ``images``, or has a mask that
-            cannot be read or is not of its image's size.
+        UserError: a file is broken, or names an image that is not in ``images``.
+        RecordError: a record is refused; the message names it.
         NotFinished: the disk is full.
     """
     sides = _Side(old, "old labels", images), _Side(predictions, "predictions", images)
-    threshold = _threshold(sides[1].file, rules)
+    threshold = _threshold(sides[1].index, rules)
     info = {
         "description": f"labels of round {round_number} of self-training: confident detections, "
         "and old masks that they do not repeat",
@@ -137,30 +135,15 @@ def combine_labels(
         "old_labels_sha256": sha256_of(old),
     }
 
-    def labelled() -> Iterator[tuple[dict, list[dict]]]:
+    with writing(output), coco_writer(output, info) as out:
         for file in images.files:
-            if any(file.name in side.places for side in sides):
-                yield _label(file.id, file.name, *sides, rules, threshold, round_number)
-
-    def annotations() -> Iterator[dict]:
-        ids = itertools.count(1)
-        for image, records in labelled():
-            for record in records:
-                yield {
-                    "id": next(ids),
-                    "image_id": image["id"],
-                    "category_id": CATEGORIES[0]["id"],
-                    **record,
-                }
-
-    with writing(output), atomic_path(output) as part, open(part, "w", encoding="ascii") as file:
-        file.write(f'{{"info": {json.dumps(info)}, "images": [')
-        write_list(file, (image for image, _ in labelled()))
-        file.write('], "annotations": [')
-        write_list(file, annotations())
-        file.write(f'], "categories": {json.dumps(CATEGORIES)}}}\n')
-        file.flush()
-        os.fsync(file.fileno())
+            if any(name_key(file.name) in side.places for side in sides):
+                image, records = _label(file, *sides, rules, threshold, round_number)
+                out.add_image(image)
+                for record in records:
+                    out.add_annotation({"image_id": file.id, **record})
+    for side in sides:
+        side.tally.log(side.what)
 
 
 def check_labels(labels: str | os.PathLike, images: ImageList) -> None:
@@ -169,22 +152,27 @@ def check_labels(labels: str | os.PathLike, images: ImageList) -> None:
     Raises:
         UserError: as there.
     """
-    side = _Side(labels, "labels", images)
-    for name in side.places:
-        side.read(name)
+    _Side(labels, "labels", images)
 
 
 class _Side:
-    """A label file, its images found by name."""
+    """A label file, its images found by name.
+
+    Attributes:
+        what: its role and path, for messages.
+        index: its images and objects.
+        places: in ``index``, by ``name_key``.
+        tally: objects that were left out.
+    """
 
     def __init__(self, path: str | os.PathLike, what: str, images: ImageList) -> None:
         self.what = f"{what} {path}"
-        self.file = CocoFile(path)
+        self.index = CocoIndex(path)
         self.places: dict[str, int] = {}
-        known = set(images.names)
-        for place in range(len(self.file)):
-            image = read_image(self.file.path, self.file.stamp, self.file.where(place)[:2])[0]
-            name = Path(os.path.normpath(image["file_name"])).as_posix()
+        self.tally = Tally()
+        known = {name_key(name) for name in images.names}
+        for place in range(len(self.index)):
+            name = name_key(self.index.image(place).name)
             if name not in known:
                 raise UserError(
                     f"the {self.what} name the image {name}, which is not under {images.root}; "
@@ -194,54 +182,50 @@ class _Side:
                 raise UserError(f"the {self.what} list the image {name} twice")
             self.places[name] = place
 
-    def read(self, name: str) -> tuple[dict | None, list[dict]]:
-        """The image, None if it is not listed, and its masks as records with ``iscrowd``."""
-        if name not in self.places:
+    def read(self, name: str) -> tuple[ImageInfo | None, list[dict]]:
+        """Return the image, None if it is not listed, and its masks as records."""
+        place = self.places.get(name_key(name))
+        if place is None:
             return None, []
-        image, annotations = self.file.read(self.places[name])
+        image, objects = self.index.read(place)
         records = []
-        for annotation in annotations:
-            where = f"the {self.what}: the image {name}, annotation {annotation.get('id')}"
-            if not annotation.get("segmentation"):
-                raise UserError(f"{where}: it has no mask")
-            rle = to_rle(annotation["segmentation"], image["height"], image["width"], where)
-            record = {
-                "iscrowd": int(bool(annotation.get("iscrowd"))),
-                **rle_record(rle, float(annotation.get("score", 1.0))),
-            }
-            if not record["area"]:
-                raise UserError(f"{where}: its mask is empty")
-            records.append({**record, "round": annotation.get("round", 0)})
+        for item in objects:
+            if reason := why_useless(item, box_only=False):
+                self.tally.note(reason, item.where)
+                continue
+            round_number = item.where.record.get("round", 0)
+            crowd = {"iscrowd": int(item.crowd)}
+            records.append({**crowd, **item.mask_record(), "round": round_number})
         return image, records
 
 
 def _label(
-    image_id: int, name: str, old: _Side, new: _Side, rules: Rules, threshold: float, number: int
+    file: ImageFile, old: _Side, new: _Side, rules: Rules, threshold: float, number: int
 ) -> tuple[dict, list[dict]]:
-    """An image of the output and its records."""
-    (before, old_records), (now, predictions) = old.read(name), new.read(name)
-    sizes = {(image["width"], image["height"]) for image in (before, now) if image is not None}
-    if len(sizes) > 1:
+    """Combine the labels of an image: its entry, and the records of its masks."""
+    (before, old_records), (now, predictions) = old.read(file.name), new.read(file.name)
+    sizes = [image.size for image in (before, now) if image is not None]
+    height, width = sizes[0]
+    if sizes[-1] != sizes[0]:
         raise UserError(
-            f"the image {name} is {before['width']} x {before['height']} pixels in the {old.what}, "
-            f"but {now['width']} x {now['height']} in the {new.what}; if all are exchanged, "
+            f"the image {file.name} is {width} x {height} pixels in the {old.what}, but "
+            f"{sizes[1][1]} x {sizes[1][0]} in the {new.what}; if all are exchanged, "
             "tools/import_labels.py puts the old ones right"
         )
-    ((width, height),) = sizes
     confident = [{**p, "round": number} for p in predictions if p["score"] >= threshold]
     kept, rest = new_and_old(confident, old_records, rules)
-    image = {"id": image_id, "file_name": name, "width": width, "height": height}
+    image = {"id": file.id, "file_name": file.name, "width": width, "height": height}
     if not kept and not rest:
-        image["reason"] = (before or {}).get("reason", NOTHING)
+        image["reason"] = (before and before.reason) or NOTHING
     return image, kept + rest
 
 
-def _threshold(predictions: CocoFile, rules: Rules) -> float:
+def _threshold(predictions: CocoIndex, rules: Rules) -> float:
     """The lowest score that is kept."""
     if rules.share is None:
         return rules.min_score
     scores = np.array(
-        [a["score"] for place in range(len(predictions)) for a in predictions.read(place)[1]]
+        [item.score for place in range(len(predictions)) for item in predictions.read(place)[1]]
     )
     scores = np.sort(scores[scores >= rules.min_score])
     kept = math.ceil(rules.share * len(scores))
@@ -249,17 +233,19 @@ def _threshold(predictions: CocoFile, rules: Rules) -> float:
 
 
 def count_masks(labels: str | os.PathLike, round_number: int) -> dict[str, int]:
-    """What a label file holds: ``images``, those ``with_masks``, ``masks``, and of these ``new``.
+    """Count ``images``, those ``with_masks``, ``masks``, and of these the ``new`` ones.
 
     Args:
-        labels: COCO JSON.
+        labels: COCO JSON, as ``combine_labels`` writes it.
         round_number: masks of this round are new.
     """
-    file = CocoFile(labels)
-    counts: collections.Counter[str] = collections.Counter(images=len(file))
-    for place in range(len(file)):
-        _, annotations = file.read(place)
-        counts["with_masks"] += bool(annotations)
-        counts["masks"] += len(annotations)
-        counts["new"] += sum(a.get("round", 0) == round_number for a in annotations)
+    source = CocoSource(labels)
+    counts: collections.Counter[str] = collections.Counter()
+    counts["images"] = sum(1 for _ in source.records("images"))
+    labelled = set()
+    for record in source.records("annotations"):
+        labelled.add(record["image_id"])
+        counts["masks"] += 1
+        counts["new"] += record.get("round", 0) == round_number
+    counts["with_masks"] = len(labelled)
     return {name: counts[name] for name in ("images", "with_masks", "masks", "new")}

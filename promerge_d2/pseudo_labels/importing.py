@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pycocotools import mask as mask_api
-
-from promerge_d2.coco.json_stream import JsonStream
-from promerge_d2.coco.records import rle_record
-from promerge_d2.coco.rle import to_rle
-from promerge_d2.pseudo_labels.merge import CATEGORIES, write_list
+from promerge_d2.coco.fields import Tally
+from promerge_d2.coco.read import CocoSource, iter_images, iter_objects, why_useless
+from promerge_d2.coco.records import ImageId, ImageInfo, RecordError, slashes
+from promerge_d2.coco.table import ImageTable
+from promerge_d2.coco.write import coco_writer
 from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.files import atomic_path, sha256_of
+from promerge_d2.utils.files import sha256_of
 
-NAMED = 5  # of annotations left out, in messages
+# what the annotations of an image say of its width and height: they are right or exchanged, by the
+# size of an RLE, or by a polygon that fits the image in one way only
+_RLE_RIGHT, _RLE_EXCHANGED, _POLYGON_RIGHT, _POLYGON_EXCHANGED, _USED = 1, 2, 4, 8, 16
 
 
 @dataclass
@@ -29,191 +28,166 @@ class Imported:
         images: images written.
         masks: masks written.
         swapped: images whose width and height were exchanged.
-        left_out: how many annotations could not be used.
-        examples: the first of them, in words.
+        mended: what was put right in masks that were written, by kind.
+        left_out: annotations (and images) that could not be used, by reason.
     """
 
     images: int = 0
     masks: int = 0
     swapped: int = 0
-    left_out: int = 0
-    examples: list[str] = field(default_factory=list)
+    mended: Tally = field(default_factory=Tally)
+    left_out: Tally = field(default_factory=Tally)
 
 
 def import_labels(
     source: str | os.PathLike,
     output: str | os.PathLike,
     images_from: str | os.PathLike | None = None,
+    leave_out_damaged: bool = False,
 ) -> Imported:
     """Write a label file of CutLER, ProMerge or CuVLER, or any COCO file, as one of ours.
 
-    All categories become one. CutLER's files have width and height of their images exchanged; the
-    masks tell, and where every mask that can tell says so, all images are put right. ProMerge's
-    released file is a bare list of annotations with ids that are floats; its images come from
-    another file. Polygons become RLE; boxes and areas are computed anew from the masks; scores
-    stay (1.0 where there is none), crowds stay crowds.
+    All categories become one. CutLER's files have width and height of their images exchanged: the
+    masks tell. Where every image that can tell says so, all are put right, else those that say so.
+    ProMerge's released file is a bare list of annotations with ids that are floats; its images come
+    from another file, and those that it mentions are written. Polygons become RLE; boxes and areas
+    are computed anew from the masks; scores stay (1.0 where there is none), crowds stay crowds.
 
-    Of a bare list's images, those that it mentions are written. The file is gone through four
-    times, never held; memory grows by some 150 bytes an image.
+    The file is gone through three times, never held; memory grows by some 150 bytes an image and 8
+    an annotation.
 
     Args:
         source: the file.
         output: the COCO JSON to write.
         images_from: a COCO JSON with the images of a bare list, such as the ground truth.
+        leave_out_damaged: leave records out that would be refused, and count them.
 
     Returns:
-        What was done; an annotation whose mask cannot be used is left out and named.
+        What was done. Objects without a mask or without a pixel are left out and counted.
 
     Raises:
-        UserError: the file has neither form, a bare list comes without its images (or a COCO file
-            with other ones), images have no size, or some sizes are exchanged and some are not.
+        UserError: the file has neither form, or a bare list comes without its images (or a COCO
+            file with other ones).
+        RecordError: a record is refused; the message names it.
     """
-    table = _Images(source if images_from is None else images_from)
-    sections = table.read_sizes(source)
-    if sections == [""]:
-        if images_from is None:
-            raise UserError(
-                f"{source} is a bare list without images; name a COCO file that has them (the "
-                "ground truth's) with --images-from"
-            )
-    elif missing := {"images", "annotations"} - set(sections):
-        raise UserError(f"{source} is no COCO file: it has no list {min(missing)!r}")
-    elif images_from is not None:
+    file = CocoSource(source, "label file")
+    if file.is_list and images_from is None:
+        raise UserError(
+            f"{source} is a bare list without images; name a COCO file that has them (the ground "
+            "truth's) with --images-from"
+        )
+    if not file.is_list and images_from is not None:
         raise UserError(f"{source} has images of its own; leave out --images-from")
-    found = Imported(swapped=len(table.widths) if table.swapped else 0)
+    section = "" if file.is_list else "annotations"
+    listing = file if images_from is None else CocoSource(images_from, "images' file")
+    found = Imported()
+
+    def damaged(error: RecordError) -> None:
+        if not leave_out_damaged:
+            raise error
+        found.left_out.note(error.kind, error)
+
+    def images(seen: ImageTable, damaged: Callable[[RecordError], None]) -> Iterator[ImageInfo]:
+        rows = listing.records("images")
+        for image in iter_images(rows, listing.name, seen, need_name=True, damaged=damaged):
+            seen.add(image)
+            yield image
+
+    table = ImageTable()
+    for _ in images(table, damaged):
+        pass
+    said = _read_sizes(file.records(section), table)
+    found.swapped = _put_right(table, said)
+    numbered = not all(isinstance(image_id, int) for image_id in table)
+
+    def number(image_id: ImageId) -> ImageId:
+        return table.rows[image_id] + 1 if numbered else image_id
+
     info = {
         "description": f"imported from {os.path.basename(source)}",
         "source_sha256": sha256_of(source),
     }
-    with atomic_path(output) as part, open(part, "w", encoding="ascii") as file:
-        file.write(f'{{"info": {json.dumps(info)}, "images": [')
-        write_list(file, _images(table, images_from is not None, found))
-        file.write('], "annotations": [')
-        write_list(file, _annotations(source, table, found))
-        file.write(f'], "categories": {json.dumps(CATEGORIES)}}}\n')
+    with coco_writer(output, info) as out:
+        for image in images(ImageTable(), lambda error: None):  # those refused are counted already
+            if file.is_list and not said[table.rows[image.id]] & _USED:
+                continue
+            upright = table[image.id]
+            more = {} if image.reason is None else {"reason": image.reason}
+            out.add_image(
+                {
+                    "id": number(image.id),
+                    "file_name": slashes(image.name),
+                    "width": upright.width,
+                    "height": upright.height,
+                    **more,
+                }
+            )
+        for item in iter_objects(
+            file.records(section),
+            table,
+            file.name,
+            section=section,
+            tally=found.mended,
+            damaged=damaged,
+        ):
+            if reason := why_useless(item, box_only=False):
+                found.left_out.note(reason, item.where)
+                continue
+            crowd = {"image_id": number(item.image_id), "iscrowd": int(item.crowd)}
+            out.add_annotation({**crowd, **item.mask_record()})
+    found.images, found.masks = out.images, out.annotations
     return found
 
 
-class _Images:
-    """What has to be known of the images before anything is written.
-
-    Attributes:
-        path: the COCO file that lists them.
-        rows: id to row.
-        widths, heights: a number a row, as they are in the file.
-        used: whether a row has annotations.
-        swapped: whether width and height are exchanged.
-    """
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = path
-        self.rows: dict[Any, int] = {}
-        self.widths, self.heights = array("i"), array("i")
-        self.used = bytearray()
-        self.swapped = False
-        for image in _section(path, "images"):
-            key = _key(image.get("id"))
-            if key in self.rows:
-                raise UserError(f"{path} lists the image id {key!r} twice")
-            width, height = image.get("width"), image.get("height")
-            if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
-                raise UserError(f"{path}: the image {key!r} has no size: {width} x {height}")
-            self.rows[key] = len(self.rows)
-            self.widths.append(width)
-            self.heights.append(height)
-            self.used.append(0)
-        self.numbered = not all(isinstance(key, int) for key in self.rows)
-
-    def number(self, key: Any) -> int:
-        """The image's id in what is written: its own if all are integers."""
-        return self.rows[key] + 1 if self.numbered else key
-
-    def size(self, key: Any) -> tuple[int, int]:
-        """Height and width of an image, put right."""
-        row = self.rows[key]
-        size = self.heights[row], self.widths[row]
-        return size[::-1] if self.swapped else size
-
-    def read_sizes(self, path: str | os.PathLike) -> list[str]:
-        """See which images have annotations, and how the masks lie; the file's sections."""
-        stream = JsonStream(path, "label file", spans=False)
-        upright = turned = 0
-        for element in stream:
-            if element.section not in ("annotations", "") or not isinstance(element.value, dict):
-                continue
-            row = self.rows.get(_key(element.value.get("image_id")))
-            if row is None:
-                continue
-            self.used[row] = 1
-            mask = element.value.get("segmentation")
-            size = mask.get("size") if isinstance(mask, dict) else None
-            listed = [self.heights[row], self.widths[row]]
-            if listed[0] != listed[1]:
-                upright += size == listed
-                turned += size == listed[::-1]
-        if upright and turned:
-            raise UserError(
-                f"{path}: {upright} masks have the size of their image, {turned} have width and "
-                "height exchanged; it is a mixture that cannot be put right"
-            )
-        self.swapped = turned > 0
-        return stream.sections
-
-
-def _images(table: _Images, used_only: bool, found: Imported) -> Iterator[dict]:
-    for image in _section(table.path, "images"):
-        key = _key(image["id"])
-        if used_only and not table.used[table.rows[key]]:
+def _read_sizes(records: Iterable[Any], table: ImageTable) -> bytearray:
+    """Collect what the annotations say of their images, as bits by row; broken ones say nothing."""
+    said = bytearray(len(table))
+    for record in records:
+        if not isinstance(record, dict):
             continue
-        found.images += 1
-        height, width = table.size(key)
-        kept = {"id": table.number(key), "file_name": image.get("file_name")}
-        kept |= {"width": width, "height": height}
-        if "reason" in image:
-            kept["reason"] = image["reason"]
-        yield kept
-
-
-def _annotations(source: str | os.PathLike, table: _Images, found: Imported) -> Iterator[dict]:
-    for place, element in enumerate(
-        e for e in JsonStream(source, "label file", spans=False) if e.section in ("annotations", "")
-    ):
-        annotation = element.value if isinstance(element.value, dict) else {}
-        key = _key(annotation.get("image_id"))
-        where = f"annotations[{place}] (image {key})"
-        try:
-            if key not in table.rows:
-                raise UserError(f"{where}: its image is not listed")
-            if not annotation.get("segmentation"):
-                raise UserError(f"{where}: it has no mask")
-            rle = to_rle(annotation["segmentation"], *table.size(key), where)
-            if not mask_api.area(rle):
-                raise UserError(f"{where}: its mask is empty")
-        except UserError as error:
-            found.left_out += 1
-            if len(found.examples) < NAMED:
-                found.examples.append(str(error))
+        image_id = record.get("image_id")
+        if isinstance(image_id, float) and image_id.is_integer():
+            image_id = int(image_id)
+        row = table.rows.get(image_id) if isinstance(image_id, int | str) else None
+        if row is None:
             continue
-        found.masks += 1
-        yield {
-            "id": found.masks,
-            "image_id": table.number(key),
-            "category_id": CATEGORIES[0]["id"],
-            "iscrowd": int(bool(annotation.get("iscrowd"))),
-            **rle_record(rle, float(annotation.get("score", 1.0))),
-        }
+        height, width = table.heights[row], table.widths[row]
+        said[row] |= _USED
+        if height != width:
+            said[row] |= _orientation(record.get("segmentation"), height, width)
+    return said
 
 
-def _section(path: str | os.PathLike, section: str) -> Iterator[dict]:
-    for element in JsonStream(path, "label file", spans=False):
-        if element.section == section:
-            if not isinstance(element.value, dict):
-                raise UserError(f"{path}: {section} holds {str(element.value)[:100]}")
-            yield element.value
+def _orientation(mask: Any, height: int, width: int) -> int:
+    """Return what a segmentation says of its image's size, see ``_RLE_RIGHT``; 0 for nothing."""
+    if isinstance(mask, dict):
+        size = mask.get("size")
+        if size == [height, width]:
+            return _RLE_RIGHT
+        return _RLE_EXCHANGED if size == [width, height] else 0
+    parts = mask if isinstance(mask, list) and all(isinstance(p, list) for p in mask) else [mask]
+    try:
+        right = max(max(part[0::2]) for part in parts if part)
+        bottom = max(max(part[1::2]) for part in parts if part)
+        fits = right <= width + 1 and bottom <= height + 1  # a pixel is rounding
+        fits_exchanged = right <= height + 1 and bottom <= width + 1
+    except (TypeError, ValueError):
+        return 0
+    if fits == fits_exchanged:
+        return 0
+    return _POLYGON_RIGHT if fits else _POLYGON_EXCHANGED
 
 
-def _key(value: Any) -> int | str | None:
-    """An image id; ProMerge writes integers as floats."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int | str) else None
+def _put_right(table: ImageTable, said: bytearray) -> int:
+    """Exchange width and height where the masks say so; return of how many images."""
+    exchanged, right = [], False
+    for row, bits in enumerate(said):
+        sure, likely = bits & 3, bits >> 2 & 3
+        verdict = sure or likely
+        right |= bool(verdict & _RLE_RIGHT)
+        if verdict == _RLE_EXCHANGED:
+            exchanged.append(row)
+    rows = exchanged if right or not exchanged else range(len(said))
+    for row in rows:
+        table.exchange(row)
+    return len(rows)

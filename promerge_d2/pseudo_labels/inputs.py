@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from promerge_d2.coco.json_stream import JsonStream
+from promerge_d2.coco.read import CocoSource, read_images
+from promerge_d2.coco.records import slashes, spellings
 from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.image import IMAGE_SUFFIXES
+from promerge_d2.utils.image import IMAGE_SUFFIXES, image_size
 
 
 class ImageFile(NamedTuple):
@@ -204,27 +205,17 @@ def _list_tar(path: Path, name: str) -> Iterator[ImageFile]:
 
 
 def _read_coco(path: Path) -> dict[str, int]:
-    """Name to id."""
-    stream = JsonStream(path, "input", spans=False)
+    """Return the ids of the images that a COCO file lists, by name."""
+    source = CocoSource(path, "input")
+    images = read_images(source.records("images"), source.name, need_size=False, need_name=True)
     ids: dict[str, int] = {}
-    for element in stream:
-        if element.section != "images":
-            continue
-        image = element.value if isinstance(element.value, dict) else {}
-        name, image_id = image.get("file_name"), image.get("id")
-        if not isinstance(name, str) or isinstance(image_id, bool) or not isinstance(image_id, int):
-            raise UserError(
-                f"the input {path} lists an image without a file_name or an integer id: "
-                f"{str(element.value)[:200]}"
-            )
-        name = Path(os.path.normpath(name)).as_posix()
+    for image in images.values():
+        name = slashes(image.file_name)
+        if not isinstance(image.id, int):
+            raise UserError(f"the input {path}: the image {image} has no integer id")
         if name in ids:
             raise UserError(f"the input {path} names {name} twice; list each image once")
-        ids[name] = image_id
-    if len(set(ids.values())) < len(ids):
-        raise UserError(f"the input {path} gives two images the same id")
-    if "images" not in stream.sections:
-        raise UserError(f"the input {path} is no COCO file: it has no list 'images'")
+        ids[name] = image.id
     return ids
 
 
@@ -242,14 +233,28 @@ def _common_root(paths: list[Path]) -> Path:
 
 
 def find_image(root: Path, name: str) -> Path | TarImage | None:
-    """The image that a label file names; None if it is not there."""
-    if (root / name).is_file():
-        return root / name
-    tar, dot, _ = name.partition(".tar/")
-    if dot and (root / f"{tar}.tar").is_file():
-        file = _tar_members(root / f"{tar}.tar", f"{tar}.tar").get(name)
-        return file.under(root) if file else None
+    """Find the image that a label file names, however it is spelled; None if it is not there."""
+    for spelling in spellings(name):
+        if (root / spelling).is_file():
+            return root / spelling
+        tar, dot, _ = spelling.partition(".tar/")
+        if dot and (root / f"{tar}.tar").is_file():
+            file = _tar_members(root / f"{tar}.tar", f"{tar}.tar").get(spelling)
+            if file:
+                return file.under(root)
     return None
+
+
+def find_size(root: Path, name: str) -> tuple[int, int] | None:
+    """Return width and height of an image that a label file names; None if it is not there.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    found = find_image(root, name)
+    if found is None:
+        return None
+    return image_size(found.open() if isinstance(found, TarImage) else found)
 
 
 @functools.lru_cache(maxsize=2)

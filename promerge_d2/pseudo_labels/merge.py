@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import collections
-import itertools
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TextIO
 
 import numpy as np
 
+from promerge_d2.coco.write import coco_writer
 from promerge_d2.pseudo_labels.store import Index, NotFinished, Store, parts_of, writing
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-CATEGORIES = [{"id": 1, "name": "object"}]
 NAMED = 10  # of missing images, in a message
 
 
@@ -72,14 +69,12 @@ def merge_labels(output: str | os.PathLike) -> Labelled:
     if missing.size:
         raise _missing(store, missing)
     labelled = Labelled()
-    with writing(output), atomic_path(output) as part, open(part, "w", encoding="ascii") as file:
-        file.write(f'{{"info": {json.dumps(store.manifest.info)}, "images": [')
-        write_list(file, _images(store, records, labelled))
-        file.write('], "annotations": [')
-        write_list(file, _annotations(store, records))
-        file.write(f'], "categories": {json.dumps(CATEGORIES)}}}\n')
-        file.flush()
-        os.fsync(file.fileno())
+    with writing(output), coco_writer(output, store.manifest.info) as out:
+        for record in _records(store, records):
+            labelled.count(record)
+            out.add_image({key: value for key, value in record.items() if key != "masks"})
+            for mask in record["masks"]:
+                out.add_annotation({"image_id": record["id"], **mask})
     failed = np.flatnonzero(failures.found & ~records.found).tolist()
     labelled.failures = [failures[place] for place in failed]
     records.close()
@@ -132,29 +127,3 @@ def _records(store: Store, index: Index) -> Iterator[dict]:
                 f"the manifest has {entry.name} (id {entry.id}) in its place"
             )
         yield record
-
-
-def _images(store: Store, index: Index, labelled: Labelled) -> Iterator[dict]:
-    for record in _records(store, index):
-        labelled.count(record)
-        yield {key: value for key, value in record.items() if key != "masks"}
-
-
-def _annotations(store: Store, index: Index) -> Iterator[dict]:
-    ids = itertools.count(1)
-    for record in _records(store, index):
-        for mask in record["masks"]:
-            yield {
-                "id": next(ids),
-                "image_id": record["id"],
-                "category_id": CATEGORIES[0]["id"],
-                "iscrowd": 0,
-                **mask,
-            }
-
-
-def write_list(file: TextIO, items: Iterator[dict]) -> None:
-    """Write a list as ``json.dump`` does, without its brackets."""
-    for number, item in enumerate(items):
-        file.write(", " if number else "")
-        file.write(json.dumps(item, allow_nan=False))

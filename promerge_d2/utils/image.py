@@ -16,6 +16,8 @@ from promerge_d2.utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 
+_ORIENTATION = 0x0112  # the EXIF tag
+
 ImageLike = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
 
 
@@ -73,6 +75,27 @@ def _to_rgb(image: Image.Image, name: str, apply_exif: bool) -> np.ndarray:
     if image.mode == "F":
         raise ImageError(f"{name} has floating-point samples of unknown range; save it as 8 bits")
     return np.array(image.convert("RGB"))
+
+
+def image_size(image: str | os.PathLike | BinaryIO) -> tuple[int, int]:
+    """Return width and height of the upright image, from its header alone.
+
+    Args:
+        image: a file's path, or an open file.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(image) as opened:
+                width, height = opened.size
+                turned = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # PIL reports broken files by any of these
+        raise ImageError(f"cannot read the image {image}: {error}") from error
+    return (height, width) if turned else (width, height)
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

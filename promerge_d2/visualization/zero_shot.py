@@ -14,7 +14,7 @@ from PIL import ImageDraw
 from PIL.Image import fromarray
 from pycocotools import mask as mask_api
 
-from promerge_d2.coco.instances import Instance
+from promerge_d2.coco.records import Instance
 from promerge_d2.data.benchmarks import BENCHMARKS, PUBLISHED, PUBLISHED_SOURCE, SIX, published
 from promerge_d2.evaluation.bootstrap import LEVEL, Estimate
 from promerge_d2.evaluation.matches import RECALLS, THRESHOLDS

@@ -55,6 +55,9 @@ def test_items_are_those_of_detectron2(labels, tmp_path):
     for record in theirs:
         for annotation in record["annotations"]:
             annotation["category_id"] = 0
+            mask = annotation["segmentation"]
+            if isinstance(mask, dict) and isinstance(mask["counts"], bytes):
+                mask["counts"] = mask["counts"].decode()
     ours = LazyCoco(labels, tmp_path)
     assert len(ours) == 4
     assert list(ours) == theirs
@@ -87,11 +90,11 @@ def test_a_file_that_changes_is_noticed(labels, tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (lambda c: c["images"][0].update(id=1), "lists the image id 1 twice"),
-        (lambda c: c["images"][0].update(id="x"), "entry of 'images' has no integer 'id'"),
-        (lambda c: c["images"][0].pop("width"), "lists an image without width"),
-        (lambda c: c["annotations"][0].update(image_id=9), "annotations of the image 9, which"),
-        (lambda c: c.pop("annotations"), "is no COCO file: it has no list 'annotations'"),
+        (lambda c: c["images"][0].update(id=1), r"images\[\d\] \(id 1\)"),
+        (lambda c: c["images"][0].update(id=[]), r"images\[0\] \(id \[\]\)"),
+        (lambda c: c["images"][0].pop("width"), r"images\[0\] .*'width'"),
+        (lambda c: c["annotations"][0].update(image_id=9), r"annotations\[0\] .*image_id 9"),
+        (lambda c: c.pop("annotations"), "l.json .*'annotations'"),
     ],
 )
 def test_broken_files_are_refused(labels, tmp_path, how, message):

@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as mask_api
 
 from official.readers import LVIS_NAMES, cocofied
-from promerge_d2.coco.read import read_ground_truth
+from promerge_d2.coco.ground_truth import read_ground_truth
 from promerge_d2.data.benchmarks import BENCHMARKS
 from promerge_d2.evaluation import align_predictions, evaluate_class_agnostic, parse_predictions
 from tests.helpers import ROOT, save_image, square
@@ -104,10 +104,9 @@ def test_coco(prepare, coco_root):
     assert code == 0, said
     content, summary = result(root, "cls_agnostic_coco")
     assert [image["id"] for image in content["images"]] == [3, 7]
-    assert content["annotations"] == [
-        {**record, "category_id": 1, "bbox": [float(v) for v in record["bbox"]]}
-        for record in official["annotations"]
-    ]
+    polygons, crowd = official["annotations"]
+    crowd["segmentation"]["counts"] = "hb0`U1hm2"  # the same runs, compressed
+    assert content["annotations"] == [{**a, "category_id": 1} for a in (polygons, crowd)]
     assert (summary["objects"], summary["ignore_regions"]) == (1, 1)
     assert "kept as ignore regions" in said
     assert "the whole data set has 5000 images, this one 2" in said
@@ -145,14 +144,11 @@ def test_a_ready_made_file_is_not_replaced(prepare, coco_root):
     assert prepare("coco", root, "--overwrite")[0] == 0
 
 
-def test_streamed_files_give_the_same_bytes(prepare, coco_root, monkeypatch):
+def test_a_file_that_is_cut_off_leaves_the_old_result(prepare, coco_root):
     root, _ = coco_root
     assert prepare("coco", root)[0] == 0
     path = root / BENCHMARKS["cls_agnostic_coco"].json_file
     whole = path.read_bytes()
-    monkeypatch.setattr("promerge_d2.coco.sections.WHOLE", 10)
-    assert prepare("coco", root)[0] == 0
-    assert path.read_bytes() == whole
     official = root / "coco" / "annotations" / "instances_val2017.json"
     official.write_text(official.read_text()[:-40])
     code, said = prepare("coco", root)
@@ -521,7 +517,7 @@ def test_every_benchmark_has_its_tool():
         (lambda c: c["images"][0].pop("file_name"), "images[0] (id 7) has no 'file_name'"),
         (lambda c: c["annotations"][0].pop("image_id"), "annotations[0] (id 900): it has no"),
         (lambda c: c["annotations"][0].update(image_id=8), "its image is not in the 'images'"),
-        (lambda c: c["annotations"][1].update(id=900), "annotations[1] (id 900, image_id 3): the"),
+        (lambda c: c["annotations"][1].update(id=900), "annotations[1] (id 900, image_id 3): "),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, float("nan"), 4]), "finite number"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "negative width or height"),
         (lambda c: c["annotations"][0].update(segmentation={"size": [6, 8], "counts": [48]}),

@@ -217,12 +217,17 @@ def test_sizes_that_differ_name_the_image(combine, tmp_path):
     combine({"a": [row(0, 4)]}, {"a": [scored(row(0, 4), 0.9)]})
     broken(
         lambda c: c["images"][0].update(width=1, height=20),  # CutLER's
-        r"old\.json: the image a\.png, annotation 1: its mask is 20 x 1 .* look swapped",
+        r"old\.json: annotations\[0\] \(id 1, .*: its mask is 20 x 1 .* swapped",
     )
-    combine({"a": [row(0, 4)]}, {"a": [scored(row(0, 4), 0.9)]})
-    broken(lambda c: c["annotations"][0].pop("segmentation"), r"annotation 1: it has no mask")
-    with pytest.raises(UserError, match=r"a\.png, annotation 1: its mask is empty"):
-        combine({"a": [row(0, 0)]}, {})
+
+
+def test_old_objects_without_a_mask_or_a_pixel_are_left_out(combine, caplog):
+    maskless = {"mask": row(0, 4), "segmentation": []}
+    with caplog.at_level("WARNING"):
+        content = combine({"a": [row(0, 4), row(0, 0), maskless]}, {})
+    assert [annotation["area"] for annotation in content["annotations"]] == [4]
+    assert "old.json: 1 objects without a mask, the first" in caplog.text
+    assert "old.json: 1 objects without a pixel, the first" in caplog.text
 
 
 def test_an_image_that_is_not_among_the_images(combine):
@@ -241,7 +246,7 @@ def test_labels_can_be_checked_before(tmp_path):
     path = coco_json(tmp_path / "o.json", [("a.png", 1, 20, [row(0, 4)])])
     assert check_labels(path, images) is None
     path = coco_json(tmp_path / "o.json", [("a.png", 2, 20, [row(0, 4)])])
-    with pytest.raises(UserError, match=r"image a\.png, annotation 1: its mask is 20 x 1"):
+    with pytest.raises(UserError, match=r"annotations\[0\] \(id 1, .*: its mask is 20 x 1"):
         check_labels(path, images)
 
 

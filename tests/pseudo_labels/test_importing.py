@@ -45,7 +45,8 @@ def test_cutler_has_width_and_height_exchanged(tmp_path, output):
     for annotation in source["annotations"]:
         del annotation["score"]
     found = import_labels(save(tmp_path / "cutler.json", source), output)
-    assert (found.images, found.masks, found.swapped, found.left_out) == (3, 2, 3, 0)
+    assert (found.images, found.masks, found.swapped) == (3, 2, 3)
+    assert not found.left_out.problems
     assert sizes(output) == [
         ("n01/a.JPEG", 10, 8),
         ("n01/b.JPEG", 7, 7),
@@ -104,9 +105,15 @@ def test_any_coco_file_becomes_one_class_of_rle(tmp_path, output):
     ]
     animals = [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
     source = coco_json(tmp_path / "any.json", [("a.jpg", 8, 10, things)], animals)
-    found = import_labels(source, output)
-    assert (found.masks, found.left_out) == (3, 2)
-    assert "annotations[4] (image 99): its image is not listed" in found.examples
+    with pytest.raises(UserError, match=r"annotations\[4\] \(id 5, image_id 99\)"):
+        import_labels(source, output)
+    assert not output.exists()
+    found = import_labels(source, output, leave_out_damaged=True)
+    assert found.masks == 3
+    assert found.left_out.problems == {
+        "objects without a mask": 1,
+        "objects of images that are not listed": 1,
+    }
     content = json.loads(output.read_text())
     assert {a["category_id"] for a in content["annotations"]} == {1}
     assert [a["iscrowd"] for a in content["annotations"]] == [1, 0, 0]
@@ -125,14 +132,29 @@ def test_ids_that_are_words_become_numbers(tmp_path, output):
     assert content["images"][0]["id"] == content["annotations"][0]["image_id"] == 1
 
 
-def test_a_mixture_of_sizes_is_refused(tmp_path, output):
-    mask = square(8, 10, 0, 0, 4, 4)
-    source = coco_json(tmp_path / "s.json", [("a.jpg", 8, 10, [mask]), ("b.jpg", 8, 10, [mask])])
-    content = json.loads(source.read_text())
-    content["images"][0] |= {"width": 8, "height": 10}
-    with pytest.raises(UserError, match="1 masks have the size of their image, 1 have width and"):
-        import_labels(save(source, content), output)
-    assert not output.exists()
+def test_of_a_mixture_only_what_is_exchanged_is_put_right(tmp_path, output):
+    """One turned image among good ones: an RLE or a polygon tells, or nothing does."""
+    wide, high = square(8, 10, 0, 0, 4, 4), square(10, 8, 0, 0, 4, 4)
+    polygon = {"mask": wide, "segmentation": [[0, 0, 10, 0, 10, 4]]}
+    images = [
+        *(("a.jpg", 8, 10, [wide]), ("b.jpg", 8, 10, [high])),
+        *(("c.jpg", 8, 10, [polygon]), ("d.jpg", 10, 8, [polygon])),
+        ("e.jpg", 8, 10, [{"mask": wide, "segmentation": [[0, 0, 4, 0, 4, 4]]}]),
+    ]
+    found = import_labels(coco_json(tmp_path / "s.json", images), output)
+    assert (found.masks, found.swapped) == (5, 2)
+    assert sizes(output) == [
+        *(("a.jpg", 10, 8), ("b.jpg", 8, 10), ("c.jpg", 10, 8), ("d.jpg", 10, 8)),
+        ("e.jpg", 10, 8),
+    ]
+    assert not [p for p in validate_labels(output).problems if "size" in p]
+
+
+def test_an_image_that_contradicts_itself_is_refused(tmp_path, output):
+    masks = [square(8, 10, 0, 0, 4, 4), square(10, 8, 0, 0, 4, 4)]
+    source = coco_json(tmp_path / "s.json", [("a.jpg", 8, 10, masks)])
+    with pytest.raises(UserError, match=r"annotations\[1\] .*its mask is 8 x 10"):
+        import_labels(source, output)
 
 
 def test_the_tool(tmp_path, output, monkeypatch, capsys):
@@ -141,14 +163,14 @@ def test_the_tool(tmp_path, output, monkeypatch, capsys):
     assert capsys.readouterr().out == f"1 masks on 1 images: {output}\n"
     content = json.loads(source.read_text())
     content["images"][0] |= {"width": 8, "height": 10}
-    content["annotations"].append({"image_id": 1})
+    content["annotations"].append({"image_id": 1, "bbox": [0, 0, 2, 2]})
     save(source, content)
     assert run_tool(monkeypatch, "import_labels.py", "--input", source, "--output", output) == 2
     assert capsys.readouterr().out.splitlines()[1:] == [
         "  width and height of 1 images were exchanged, as CutLER's are",
-        "  1 annotations could not be used:",
-        "    annotations[1] (image 1): it has no mask",
+        "  left out: 1 objects without a mask:",
+        f"    {source}: annotations[1] (image_id 1)",
     ]
     save(source, {"images": []})
     assert run_tool(monkeypatch, "import_labels.py", "--input", source, "--output", output) == 3
-    assert "is no COCO file: it has no list 'annotations'" in capsys.readouterr().err
+    assert "it has no list 'annotations'" in capsys.readouterr().err

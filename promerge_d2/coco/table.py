@@ -1,4 +1,4 @@
-"""Objects of a ground truth and predictions, one by one and in columns.
+"""Objects of a ground truth, or predictions, in columns: a million fit into memory.
 
 Boxes are ``[x, y, width, height]`` in pixels of the original image (XYWH, floats), masks compressed
 RLE of the original image.
@@ -7,65 +7,18 @@ RLE of the original image.
 from __future__ import annotations
 
 import math
-import reprlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-ImageId = int | str
-Box = tuple[float, float, float, float]
-
-
-class Where(NamedTuple):
-    """Names a record in messages; the text is made when it is needed.
-
-    Attributes:
-        name: the file.
-        section: the list that the record is in; empty for a bare list.
-        index: its place in that list.
-        ids: has its ``id`` and ``image_id``, where it has them; other keys are not looked at.
-    """
-
-    name: str
-    section: str
-    index: int
-    ids: dict[str, Any]
-
-    def __str__(self) -> str:
-        place = f"{self.section}[{self.index}]" if self.section else f"record {self.index}"
-        ids = [f"{k} {reprlib.repr(self.ids[k])}" for k in ("id", "image_id") if k in self.ids]
-        return f"{self.name}: {place}" + (f" ({', '.join(ids)})" if ids else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One object of the ground truth, or one prediction.
-
-    Attributes:
-        where: names the record in messages.
-        image_id: the id of its image in the ground truth.
-        box: XYWH, pixels.
-        rle: the mask as compressed RLE, None without one.
-        area: pixels; for an object the file's own figure (it decides the size class), else of
-            the mask, else of the box.
-        crowd: objects only: a region whose predictions are not counted.
-        score: predictions only; higher is surer.
-    """
-
-    where: Where
-    image_id: ImageId
-    box: Box
-    rle: dict[str, Any] | None
-    area: float
-    crowd: bool = False
-    score: float = 1.0
+from promerge_d2.coco.records import ImageId, ImageInfo, Instance, RecordRef
 
 
 @dataclass(frozen=True, eq=False)
-class InstanceTable(Sequence[Instance]):
+class InstanceTable:
     """Instances in columns, so that a million fit: about 100 bytes each, and the RLE.
 
     Attributes:
@@ -109,7 +62,7 @@ class InstanceTable(Sequence[Instance]):
             rle = item.rle or {"size": (0, 0), "counts": None}
             columns.add(
                 item.where.index,
-                item.where.ids.get("id"),
+                item.where.record.get("id"),
                 places[item.image_id],
                 item.box,
                 rle["counts"],
@@ -126,7 +79,7 @@ class InstanceTable(Sequence[Instance]):
     def __getitem__(self, row: int) -> Instance:
         mask, ident = self.masks[row], self.ids[row]
         return Instance(
-            Where(
+            RecordRef(
                 self.name,
                 self.section,
                 int(self.number[row]),
@@ -139,6 +92,9 @@ class InstanceTable(Sequence[Instance]):
             bool(self.crowd[row]),
             float(self.score[row]),
         )
+
+    def __iter__(self) -> Iterator[Instance]:
+        return (self[row] for row in range(len(self)))
 
     def take(self, rows: np.ndarray) -> InstanceTable:
         """Some of the rows, by their numbers."""
@@ -161,7 +117,7 @@ class InstanceTable(Sequence[Instance]):
     def on_image(self, image_id: ImageId) -> list[Instance]:
         """The instances of one image."""
         rows = np.flatnonzero(self.image == self.image_ids.index(image_id))
-        return [self[row] for row in rows]
+        return [self[row] for row in rows.tolist()]
 
     @property
     def without_mask(self) -> list[int]:
@@ -248,3 +204,37 @@ class Columns:
             np.frombuffer(self._crowd, bool),
             np.array(self._score, np.float64),
         )
+
+
+class ImageTable(Mapping[ImageId, ImageInfo]):
+    """Images by id, without their names: some 130 bytes each; the size may be lacking.
+
+    Attributes:
+        rows: id to row, in the order of the file.
+        widths: pixels by row; 0 where the file does not say.
+        heights: likewise.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[ImageId, int] = {}
+        self.widths, self.heights = array("i"), array("i")
+
+    def add(self, image: ImageInfo) -> None:
+        """Add an image whose id is new."""
+        self.rows[image.id] = len(self.rows)
+        self.widths.append(image.width or 0)
+        self.heights.append(image.height or 0)
+
+    def exchange(self, row: int) -> None:
+        """Exchange width and height of an image."""
+        self.widths[row], self.heights[row] = self.heights[row], self.widths[row]
+
+    def __getitem__(self, image_id: ImageId) -> ImageInfo:
+        row = self.rows[image_id]
+        return ImageInfo(image_id, None, self.widths[row] or None, self.heights[row] or None)
+
+    def __iter__(self) -> Iterator[ImageId]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
