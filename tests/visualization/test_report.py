@@ -135,10 +135,9 @@ def test_a_page_without_tables_and_pictures(tmp_path):
     assert "Believe nothing." in page.texts
 
 
-def test_captions_and_pictures_must_match(tmp_path):
-    with pytest.raises(ValueError, match="zip"):
-        report(tmp_path / "r.html", galleries=[Gallery("G", ["one"], [("a", ["1.png", "2.png"])])])
-    assert not (tmp_path / "r.html").exists()
+def test_captions_and_pictures_must_match():
+    with pytest.raises(ValueError, match="a.png"):
+        Gallery("G", ["one"], [("a.png", ["1.png", "2.png"])])
 
 
 def test_rows_of_metrics():
