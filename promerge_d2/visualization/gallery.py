@@ -132,7 +132,7 @@ def _outlines(image: Labelled, height: int, width: int) -> list[dict[str, Any]]:
 
 
 def _shrink(picture: np.ndarray) -> np.ndarray:
-    scale = _SIDE / max(picture.shape[:2])
-    if scale < 1:
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return picture
+    """Make the longer side of a picture (h, w, 3) uint8 at most ``_SIDE`` pixels."""
+    scale = min(1, _SIDE / max(picture.shape[:2]))
+    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8)

@@ -136,7 +136,7 @@ def test_a_page_without_tables_and_pictures(tmp_path):
 
 
 def test_captions_and_pictures_must_match():
-    with pytest.raises(ValueError, match="a.png"):
+    with pytest.raises(ValueError, match="2 pictures"):
         Gallery("G", ["one"], [("a.png", ["1.png", "2.png"])])
 
 
