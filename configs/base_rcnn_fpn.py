@@ -11,8 +11,7 @@ from omegaconf import DictConfig
 
 from promerge_d2.data.loader import build_train_loader
 from promerge_d2.data.mapper import LabelChoice, LabelMapper
-from promerge_d2.engine.lazy import ClippedSGD
-from promerge_d2.evaluation import ClassAgnosticEvaluator
+from promerge_d2.engine.lazy import ClippedSGD, evaluator_of
 from promerge_d2.modeling import IgnoringRPN, WeightedMaskHead
 
 
@@ -69,8 +68,8 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(ClassAgnosticEvaluator)(
-        dataset_name="${dataloader.test.dataset.names[0]}", output_dir="${train.output_dir}"
+    evaluator=L(evaluator_of)(
+        names="${dataloader.test.dataset.names}", output_dir="${train.output_dir}"
     ),
 )
 

@@ -1,8 +1,7 @@
 # The LazyConfig twin of promerge_cascade.yaml: ProMerge+, Cascade Mask R-CNN R50-FPN.
 from detectron2.config import LazyCall as L
-from detectron2.solver import WarmupParamScheduler
-from fvcore.common.param_scheduler import MultiStepParamScheduler
 
+from promerge_d2.engine.lazy import multistep_schedule
 from promerge_d2.modeling import DropLossCascadeROIHeads, DropLossOutputLayers
 
 from .base_rcnn_fpn import dataloader, optimizer, rcnn_fpn, train
@@ -16,11 +15,10 @@ for predictor in model.roi_heads.box_predictors:
 
 train["output_dir"] = "output/promerge_cascade"
 # 8 GPUs x 2 images: 160,000 iterations x 16 images = 2.56 M images, 2 epochs of ImageNet-1K
-lr_multiplier = L(WarmupParamScheduler)(
-    scheduler=L(MultiStepParamScheduler)(
-        values=[1.0, 0.02], milestones=[80000], num_updates="${train.max_iter}"
-    ),
+lr_multiplier = L(multistep_schedule)(
+    steps=[80000],
+    gamma=0.02,
+    max_iter="${train.max_iter}",
+    warmup_iters=1000,
     warmup_factor=0.001,
-    warmup_length=1000 / 160000,
-    warmup_method="linear",
 )

@@ -14,4 +14,4 @@ model.roi_heads.box_predictor.update(
 
 train.output_dir = "output/promerge_mask_rcnn"
 train.amp.enabled = False
-lr_multiplier.scheduler["values"] = [1.0, 0.1]
+lr_multiplier.gamma = 0.1

@@ -16,7 +16,7 @@ from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.engine import ProMergeTrainer, setup
 from promerge_d2.engine.launch import launch_processes
 from promerge_d2.engine.lazy import LazyTrainer, read_lazy, settings_of, setup_lazy, test_lazy
-from promerge_d2.engine.setup import check_device, read_config
+from promerge_d2.engine.setup import building, check_device, read_config
 from promerge_d2.utils.errors import EXIT_OK
 
 EPILOG = """
@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> dict:
         running = trainer(config)
         running.resume_or_load(resume=args.resume)
         return running.train()
-    model = trainer.build_model(config)
+    with building("the model"):
+        model = trainer.build_model(config)
     DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
     results = test(config, model)
     if comm.is_main_process():

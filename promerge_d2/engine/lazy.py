@@ -8,25 +8,51 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.engine import default_setup
 from detectron2.evaluation import inference_on_dataset, print_csv_format
-from detectron2.solver import LRMultiplier
+from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig
+from fvcore.common.param_scheduler import MultiStepParamScheduler
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from promerge_d2.config import add_promerge_config
 from promerge_d2.data import register_from_config
-from promerge_d2.engine.setup import check_device, check_files
+from promerge_d2.engine.setup import (
+    check_device,
+    check_files,
+    check_schedule,
+    reached_steps,
+)
 from promerge_d2.engine.trainer import ProMergeTrainer
+from promerge_d2.evaluation import ClassAgnosticEvaluator
 from promerge_d2.utils.errors import UserError
 
 PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+
+
+# detectron2's key, and where a LazyConfig has it
+SETTINGS = {
+    "MODEL.DEVICE": "train.device",
+    "MODEL.WEIGHTS": "train.init_checkpoint",
+    "OUTPUT_DIR": "train.output_dir",
+    "SEED": "train.seed",
+    "SOLVER.MAX_ITER": "train.max_iter",
+    "SOLVER.AMP.ENABLED": "train.amp.enabled",
+    "SOLVER.CHECKPOINT_PERIOD": "train.checkpoint_period",
+    "TEST.EVAL_PERIOD": "train.eval_period",
+    "TEST.PRECISE_BN.ENABLED": "train.precise_bn.enabled",
+    "TEST.PRECISE_BN.NUM_ITER": "train.precise_bn.num_iter",
+    "DATASETS.PROMERGE": "train.data_sets",
+    "DATASETS.TRAIN": "dataloader.train.names",
+    "DATASETS.TEST": "dataloader.test.dataset.names",
+}
 
 
 class LazyTrainer(ProMergeTrainer):
@@ -68,12 +94,66 @@ class LazyTrainer(ProMergeTrainer):
 
 
 def test_lazy(lazy: DictConfig, model: torch.nn.Module) -> dict:
-    """Evaluate a model on the test data."""
+    """Evaluate a model on the test data, if there are any.
+
+    Returns:
+        Figures by name, by kind (``bbox``, ``segm``).
+
+    Raises:
+        UserError: there are several data sets, which one evaluator cannot tell apart.
+    """
+    names = list(lazy.dataloader.test.dataset.names)
+    if not names:
+        return {}
+    if len(names) > 1:
+        raise UserError(
+            f"dataloader.test.dataset.names is {names}; a Python config evaluates on one data set"
+        )
     evaluator = instantiate(lazy.dataloader.evaluator)
     results = inference_on_dataset(model, instantiate(lazy.dataloader.test), evaluator)
     if comm.is_main_process():
         print_csv_format(results)
     return results
+
+
+def evaluator_of(names: Sequence[str], output_dir: str) -> ClassAgnosticEvaluator:
+    """Build the evaluator of the one data set of ``dataloader.test``.
+
+    Args:
+        names: of that data set alone.
+        output_dir: where detections are written.
+    """
+    return ClassAgnosticEvaluator(names[0], output_dir=output_dir)
+
+
+def multistep_schedule(
+    steps: Sequence[int],
+    gamma: float,
+    max_iter: int,
+    warmup_iters: int = 1000,
+    warmup_factor: float = 0.001,
+) -> WarmupParamScheduler:
+    """Build the schedule that detectron2 builds from ``SOLVER``: linear warm-up, then steps.
+
+    Args:
+        steps: iterations at which the rate is multiplied by ``gamma``; those from ``max_iter`` on
+            are left out.
+        gamma: see ``steps``.
+        max_iter: iterations in all, at least 1.
+        warmup_iters: iterations of the warm-up, however long the run.
+        warmup_factor: of the first iteration's rate.
+
+    Returns:
+        A multiplier of the base learning rate, over the share of the run that is done.
+    """
+    kept = reached_steps(steps, max_iter)
+    values = [gamma**number for number in range(len(kept) + 1)]
+    return WarmupParamScheduler(
+        MultiStepParamScheduler(values, milestones=kept, num_updates=max_iter),
+        warmup_factor,
+        min(warmup_iters / max_iter, 1.0),
+        "linear",
+    )
 
 
 class ClippedSGD:
@@ -124,28 +204,29 @@ def read_lazy(config_file: str, opts: list[str]) -> DictConfig:
 
 
 def settings_of(lazy: DictConfig) -> CfgNode:
-    """What the trainer's own part needs to know, as detectron2's configuration."""
+    """Return what the trainer's own part needs to know, as detectron2's configuration.
+
+    Raises:
+        UserError: a setting that is missing or has another type, named.
+    """
     cfg = get_cfg()
     add_promerge_config(cfg)
-    train = lazy.train
-    cfg.MODEL.DEVICE = train.device
-    cfg.MODEL.WEIGHTS = train.init_checkpoint
-    cfg.OUTPUT_DIR = train.output_dir
-    cfg.SEED = train.seed
-    cfg.SOLVER.MAX_ITER = train.max_iter
-    cfg.SOLVER.AMP.ENABLED = train.amp.enabled
-    cfg.SOLVER.CHECKPOINT_PERIOD = train.checkpoint_period
-    cfg.TEST.EVAL_PERIOD = train.eval_period
-    cfg.TEST.PRECISE_BN.ENABLED = train.precise_bn.enabled
-    cfg.TEST.PRECISE_BN.NUM_ITER = train.precise_bn.num_iter
-    cfg.DATASETS.PROMERGE = [list(entry) for entry in train.data_sets]
-    cfg.DATASETS.TRAIN = tuple(lazy.dataloader.train.names)
-    cfg.DATASETS.TEST = tuple(lazy.dataloader.test.dataset.names)
+    cfg.SOLVER.STEPS = ()  # the LazyConfig builds its own schedule
+    for key, name in SETTINGS.items():
+        value = OmegaConf.select(lazy, name)
+        if value is None:
+            raise UserError(f"{name} has no value")
+        if isinstance(value, ListConfig):
+            value = OmegaConf.to_container(value)
+        try:
+            cfg.merge_from_list([key, value])
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"{name} is {value!r}: {error}") from error
     return cfg
 
 
 def setup_lazy(args: argparse.Namespace) -> DictConfig:
-    """The LazyConfig of a run, checked; the counterpart of ``setup``.
+    """Return the LazyConfig of a run, checked; the counterpart of ``setup``.
 
     Raises:
         UserError: see ``read_lazy``; or data, weights or settings that cannot be used here.
@@ -155,6 +236,8 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
     if cfg.MODEL.DEVICE.startswith("cpu") and lazy.train.norm == "SyncBN":
         raise UserError("SyncBN needs GPUs; on a CPU add: train.norm=BN")
     check_device(cfg)
+    if not args.eval_only:
+        check_schedule(cfg)
     lazy.train.amp.enabled = cfg.SOLVER.AMP.ENABLED
     register_from_config(cfg)
     last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")

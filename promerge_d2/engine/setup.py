@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import functools
 import logging
 import os
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 
 import torch
 import yaml
@@ -29,7 +31,7 @@ CPU_LINE = (
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """The frozen configuration of a run, checked.
+    """Return the frozen configuration of a run, checked.
 
     Args:
         args: of detectron2's ``default_argument_parser``: ``config_file``, ``opts``,
@@ -49,6 +51,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_files(cfg, args.eval_only, resumed=args.resume and os.path.isfile(last))
     check_classes(cfg)
     if not args.eval_only:
+        check_schedule(cfg)
+        check_sizes(cfg)
         check_masks(cfg)
         check_labels(cfg)
     cfg.freeze()
@@ -150,6 +154,52 @@ def check_classes(cfg: CfgNode) -> None:
             )
 
 
+def check_schedule(cfg: CfgNode) -> None:
+    """Refuse a schedule of no length, and drop steps that are never reached, with one warning.
+
+    Raises:
+        UserError: the key and the value that cannot be.
+    """
+    for key in ("MAX_ITER", "CHECKPOINT_PERIOD"):
+        if cfg.SOLVER[key] < 1:
+            raise UserError(f"SOLVER.{key} is {cfg.SOLVER[key]}; give 1 or more")
+    if not -(2**31) <= cfg.SEED < 2**31:
+        raise UserError(f"SEED is {cfg.SEED}; give a number below {2**31}, or -1 to draw one")
+    steps = reached_steps(cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER)
+    if steps != list(cfg.SOLVER.STEPS):
+        logger.warning("SOLVER.STEPS is %s: SOLVER.MAX_ITER is %d", steps, cfg.SOLVER.MAX_ITER)
+        cfg.SOLVER.STEPS = tuple(steps)
+
+
+def reached_steps(steps: Sequence[int], max_iter: int) -> list[int]:
+    """Return the steps of a schedule that come before its end, in order.
+
+    detectron2 ignores later ones, but cannot do with one at the very end.
+    """
+    return sorted({step for step in steps if 0 < step < max_iter})
+
+
+def check_sizes(cfg: CfgNode) -> None:
+    """Refuse image sizes that nothing can be resized to.
+
+    Raises:
+        UserError: the keys and their values.
+    """
+    sizes, sampling = list(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    if sampling not in ("choice", "range"):
+        raise UserError(f"INPUT.MIN_SIZE_TRAIN_SAMPLING is choice or range, not {sampling}")
+    if sampling == "range" and (len(sizes) != 2 or sizes[0] >= sizes[1]):
+        raise UserError(
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING range draws between two sizes, the smaller first: "
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}"
+        )
+    if not sizes or min(sizes) < 0:
+        raise UserError(f"INPUT.MIN_SIZE_TRAIN is {sizes}; list sizes in pixels")
+    for key in ("MAX_SIZE_TRAIN", "MAX_SIZE_TEST"):
+        if cfg.INPUT[key] < 1:
+            raise UserError(f"INPUT.{key} is {cfg.INPUT[key]}; give a size in pixels")
+
+
 def check_masks(cfg: CfgNode) -> None:
     """Refuse mask settings that cannot train on pseudo-labels.
 
@@ -220,6 +270,34 @@ def check_weights(cfg: CfgNode, eval_only: bool) -> None:
         if os.path.basename(weights) == "dino_resnet50_d2.pkl":
             hint = f"; make it with: python tools/convert_dino_resnet.py --output {weights}"
         raise UserError(f"MODEL.WEIGHTS {weights} does not exist{hint}")
+
+
+@contextlib.contextmanager
+def building(part: str) -> Iterator[None]:
+    """Turn what detectron2 and torch say of settings that clash into one line.
+
+    They check a configuration with assertions and look-ups of all kinds where they build from it.
+
+    Args:
+        part: what is being built, for the message.
+
+    Raises:
+        UserError: from whatever else was raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError),
+        *(TypeError, ValueError),
+    ) as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {str(error) or where.line}"
+        raise UserError(
+            f"{part} cannot be built as configured: {reason} "
+            f"({os.path.basename(where.filename)}, line {where.lineno})"
+        ) from error
 
 
 def _unknown_key(key: str, keys: list[str]) -> UserError:

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from promerge_d2.data import CopyPasteMapper
 from promerge_d2.data.loader import MappedDraws, build_loader, build_train_loader
 from promerge_d2.data.mapper import LabelMapper
+from promerge_d2.engine.setup import building
 from promerge_d2.evaluation import ClassAgnosticEvaluator
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path
@@ -43,11 +44,16 @@ class ProMergeTrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
 
-        model = self.build_model(config)
-        optimizer = self.build_optimizer(config, model)
+        with building("the model"):
+            model = self.build_model(config)
+        with building("the optimiser"):
+            optimizer = self.build_optimizer(config, model)
+        with building("the data loader"):
+            loader = self.build_train_loader(config)
         trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = trainer(distribute(model), self.build_train_loader(config), optimizer)
-        self.scheduler = self.build_lr_scheduler(config, optimizer)
+        self._trainer = trainer(distribute(model), loader, optimizer)
+        with building("the schedule"):
+            self.scheduler = self.build_lr_scheduler(config, optimizer)
         self.checkpointer = Checkpointer(
             self._trainer.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
@@ -61,7 +67,8 @@ class ProMergeTrainer(DefaultTrainer):
             What the builders of model, optimiser, schedule and loader take; and what the trainer
             itself goes by. Here they are the same.
         """
-        cfg = cls.auto_scale_workers(config, comm.get_world_size()).clone()
+        with building("SOLVER.REFERENCE_WORLD_SIZE's schedule"):
+            cfg = cls.auto_scale_workers(config, comm.get_world_size()).clone()
         cfg.defrost()
         if cfg.SEED < 0:
             cfg.SEED = comm.shared_random_seed()
@@ -140,7 +147,7 @@ class ProMergeTrainer(DefaultTrainer):
         )
 
     def build_hooks(self) -> list[HookBase | None]:
-        """detectron2's hooks; PreciseBN sees images without pasting (promerge.md B1)."""
+        """detectron2's hooks; PreciseBN sees images without pasting (docs/recipe.md)."""
         cfg = self.cfg
         self.cfg = cfg.clone()
         self.cfg.defrost()
@@ -211,16 +218,16 @@ class PreciseBN(hooks.PreciseBN):
         mapper = loader.dataset.mapper
         plain = mapper.mapper if isinstance(mapper, CopyPasteMapper) else mapper
         dataset = MappedDraws(loader.dataset.dicts, plain)
-        super().__init__(period, model, build_loader(dataset, stream), num_iter)
+        super().__init__(period, model, build_loader(dataset, stream, loader.num_workers), num_iter)
 
     def update_stats(self) -> None:
-        """Compute the statistics anew."""
+        """Compute the statistics anew; the loader's processes live no longer than this."""
         if self._disabled:
             return
         self._data_loader.batch_sampler.seed = self.trainer.seed
-        self._data_iter = None
         seed_torch(STEP, self.trainer.seed, self.trainer.iter, comm.get_rank())
         super().update_stats()
+        self._data_iter = None
 
 
 def distribute(model: torch.nn.Module) -> torch.nn.Module:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig
 from promerge_d2.data import register_promerge_instances
 from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.engine.lazy import LazyTrainer, read_lazy, settings_of
-from promerge_d2.engine.setup import read_config
+from promerge_d2.engine.setup import check_schedule, read_config
 from promerge_d2.utils.errors import UserError
 from tests.helpers import ROOT, coco_json, square
 
@@ -133,6 +133,24 @@ def test_the_data_are_the_same(twins, tmp_path):
     assert tests[0].image_format == tests[1].image_format
 
 
+@pytest.mark.parametrize("length", [1, 20, 500, 2000, 80_000, 80_001, 320_000])
+def test_the_schedules_are_the_same_at_any_length(twins, length):
+    lazy, cfg = twins[0].copy(), twins[1].clone()
+    lazy.train.max_iter = cfg.SOLVER.MAX_ITER = length
+    check_schedule(cfg)
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    ours, theirs = (
+        LazyTrainer.build_lr_scheduler(lazy, sgd)._multiplier,
+        ProMergeTrainer.build_lr_scheduler(cfg, sgd)._multiplier,
+    )
+    for iteration in {0, 1, 10, 999, 1000, 1001, 79_999, 80_000, 80_001, length - 1}:
+        if iteration < length:
+            where = iteration / length
+            assert ours(where) == pytest.approx(theirs(where), rel=1e-9), iteration
+    if length > 1000:
+        assert ours(500 / length) == pytest.approx(0.5, abs=1e-3)  # of 1,000 iterations of warm-up
+
+
 # Reading
 
 
@@ -142,7 +160,7 @@ def test_overrides():
         file, ["train.max_iter=5", "model.roi_heads.box_predictors.1.iou_threshold=-1"]
     )
     assert lazy.train.max_iter == 5
-    assert lazy.lr_multiplier.scheduler.num_updates == 5
+    assert lazy.lr_multiplier.max_iter == 5
     assert [p.iou_threshold for p in lazy.model.roi_heads.box_predictors] == [0.01, -1, 0.01]
 
 

@@ -15,7 +15,6 @@ def options(photos, tmp_path):
         f"train.data_sets=[[tiny_lazy,{tmp_path / 'labels.json'},{photos}]]",
         f"train.output_dir={tmp_path / 'output'}",
         *("train.max_iter=3", "train.checkpoint_period=2", "train.precise_bn.num_iter=1"),
-        "lr_multiplier.scheduler.milestones=[2]",
         *("dataloader.train.batch=2", "dataloader.train.num_workers=0"),
         f"dataloader.train.names={names}",
         "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
@@ -55,8 +54,23 @@ def test_refusals(train_net, options):
         "train.init_checkpoint=gone.pth": "error: MODEL.WEIGHTS gone.pth does not exist\n",
         "dataloader.train.names=[gone]": "the data set 'gone' is not registered",
         "train.nrom=BN": f"error: {file} has no key train.nrom\n",
+        "train.max_iter=many": "train.max_iter is 'many'",
+        "train.max_iter=0": "MAX_ITER is 0",
+        "train.seed=null": "train.seed has no value",
+        "train.data_sets=5": "train.data_sets is 5",
+        "dataloader.train.names=tiny_lazy": "dataloader.train.names is 'tiny_lazy'",
+        "dataloader.test.dataset.names=[tiny_lazy,tiny_lazy]": "dataloader.test.dataset.names is",
+        "train.norm=Nrom": "'Nrom'",
+        "optimizer.lr=fast": "optimiser",
     }
     for option, message in refused.items():
         code, _, err = train_net("--config", file, *options, option)
-        assert code == 3
+        assert code == 3, option
         assert message in err
+        assert "Traceback" not in err
+
+
+def test_without_test_data_nothing_is_evaluated(train_net, options, tmp_path, logged):
+    file = ROOT / "configs" / "promerge_mask_rcnn.py"
+    assert train_net("--config", file, *options, "dataloader.test.dataset.names=[]")[0] == 0
+    assert not any(name.startswith("segm/") for line in logged() for name in line)

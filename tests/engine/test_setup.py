@@ -293,6 +293,54 @@ def test_options_that_the_heads_would_pass_over(train_net, config, options, mess
     refused(train_net("--config", config(), *options), *messages)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SOLVER.MAX_ITER", "0"),
+        ("SOLVER.CHECKPOINT_PERIOD", "0"),
+        ("SEED", str(2**40)),
+        ("INPUT.MIN_SIZE_TRAIN", "()"),
+        ("INPUT.MIN_SIZE_TRAIN", "(-1,)"),
+        ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"),
+        ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "other"),
+        ("INPUT.MAX_SIZE_TRAIN", "0"),
+        ("INPUT.MAX_SIZE_TEST", "-1"),
+    ],
+)
+def test_values_that_cannot_be(train_net, config, key, value):
+    refused(train_net("--config", config(), key, value), key)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("MODEL.FPN.OUT_CHANNELS", "50", "num_channels (50)"),
+        ("MODEL.RPN.IN_FEATURES", "('p2','p3')", "'p2'"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", "[[16],[32]]", "anchor"),
+        ("MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "(0.5,)", "cascade_bbox_reg_weights"),
+        ("MODEL.FPN.NORM", "Nrom", "'Nrom'"),
+        ("MODEL.BACKBONE.NAME", "nope", "'nope'"),
+        ("SOLVER.BASE_LR", "-1.0", "-1.0"),
+        ("SOLVER.LR_SCHEDULER_NAME", "Never", "Never"),
+        ("SOLVER.REFERENCE_WORLD_SIZE", "8", "SOLVER.REFERENCE_WORLD_SIZE"),
+        ("INPUT.RANDOM_FLIP", "sometimes", "horiz"),
+        ("DATALOADER.NUM_WORKERS", "-1", "num_workers"),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_line(train_net, config, key, value, named):
+    code, _, err = train_net("--config", config(), key, value)
+    assert code == 3
+    (line,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert named in line
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("steps", [[2], [3, 1], [2, 9]])
+def test_steps_that_are_never_reached_are_dropped(configured, steps):
+    cfg = configured(**{"SOLVER.MAX_ITER": 2, "SOLVER.STEPS": steps})
+    assert list(cfg.SOLVER.STEPS) == [step for step in steps if step < 2]
+
+
 def test_plain_heads_are_allowed():
     cfg = read_config(CASCADE, HEADS)
     check_labels(cfg)

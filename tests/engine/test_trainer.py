@@ -3,8 +3,8 @@ import itertools
 import json
 import math
 import multiprocessing
-import random
-import time
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -220,6 +220,30 @@ def test_an_image_without_labels_can_receive(on_colored, tmp_path):
         assert example["image"][:, mask].float().median() == 220  # the donor's, where it was put
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_precise_bn_decodes_where_training_does(configured, workers):
+    changes = {
+        "MODEL.FPN.NORM": "BN",
+        "TEST.PRECISE_BN.ENABLED": True,
+        "TEST.PRECISE_BN.NUM_ITER": 2,
+    }
+    changes |= {"SOLVER.MAX_ITER": 1, "DATASETS.TEST": []}
+    statistics = []
+    for count in (0, workers):
+        trainer = ProMergeTrainer(configured(**changes, **{"DATALOADER.NUM_WORKERS": count}))
+        (hook,) = (hook for hook in trainer._hooks if isinstance(hook, PreciseBN))
+        assert hook._data_loader.num_workers == count
+        trainer.train()
+        statistics.append(
+            {k: v for k, v in trainer.model.state_dict().items() if k.endswith("running_mean")}
+        )
+        assert hook._data_iter is None  # and with it the processes are gone
+    assert statistics[0]
+    for name, mean in statistics[0].items():
+        assert mean.abs().max() > 0
+        assert torch.equal(mean, statistics[1][name])
+
+
 def test_precise_bn_sees_no_pasted_images(configured, monkeypatch):
     pasting = []
 
@@ -388,12 +412,39 @@ def test_a_resumed_run_has_the_losses_of_one_that_was_not_stopped(
         assert torch.equal(value, rest.model.state_dict()[name]), name
 
 
-def run_in_process(cfg):
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_until_killed(cfg, moment):
+    """Train, and be killed in iteration 5 of 0 to 7, or while a checkpoint is written."""
     prepare(cfg)
-    run_on(cfg)
+    trainer = ProMergeTrainer(cfg)
+    backward = torch.Tensor.backward
+
+    def dying_backward(*args, **kwargs):
+        backward(*args, **kwargs)
+        if trainer.iter == 5:
+            die()
+
+    def dying_save(state, file):
+        if trainer.iter == 5:
+            file.write(b"half of a checkpoint")
+            file.flush()
+            die()
+        save(state, file)
+
+    save = torch.save
+    if moment == "step":
+        torch.Tensor.backward = dying_backward
+    else:
+        torch.save = dying_save
+    trainer.resume_or_load(resume=False)
+    trainer.train()
 
 
-def test_killed_at_any_moment_a_run_ends_the_same(random_everything, tmp_path, evaluations):
+@pytest.mark.parametrize("moment", ["step", "saving"])
+def test_a_killed_run_ends_as_one_that_was_not(random_everything, tmp_path, evaluations, moment):
     def cfg(output):
         changes = {
             "SOLVER.MAX_ITER": 8,
@@ -404,21 +455,17 @@ def test_killed_at_any_moment_a_run_ends_the_same(random_everything, tmp_path, e
 
     whole = run_on(cfg("whole"))
     process = multiprocessing.get_context("spawn").Process(
-        target=run_in_process, args=(cfg("killed"),)
+        target=run_until_killed, args=(cfg("killed"), moment)
     )
     process.start()
-    checkpoint = tmp_path / "killed" / "last_checkpoint"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(random.Random().random() * 0.5)  # any moment of what follows
-    process.kill()
-    process.join()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
     rest = run_on(cfg("killed"), resume=True)
-    assert rest.start_iter >= 2
+    assert rest.start_iter == 4  # the last whole checkpoint is that of iteration 3
     assert evaluations[-1] == evaluations[0]
-    wanted, found = history(whole)["total_loss"], history(rest).get("total_loss", [])
-    assert found == wanted[rest.start_iter :]
+    wanted, found = history(whole), history(rest)
+    assert len(found["total_loss"]) == 4
+    assert found == {name: values[4:] for name, values in wanted.items()}
 
 
 def test_precise_bn_without_batchnorm_has_nothing_to_do(configured):
