@@ -11,6 +11,7 @@ from matplotlib.text import Text
 
 from promerge_d2.labeler import (
     LABELERS,
+    GridMasks,
     MaskCutConfig,
     MaskCutLabeler,
     ProMergeConfig,
@@ -371,4 +372,24 @@ def test_masks_one_by_one_by_hand():
 
 
 def test_every_labeler_has_panels():
-    assert set(PANELS) == set(LABELERS)
+    assert set(PANELS) >= {"promerge", "regions", "maskcut"}
+    assert set(PANELS) <= set(LABELERS)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_new_labeler_has_the_common_panels(found):
+    class Mine(MaskCutLabeler):
+        name, title = "mine", "Mine"
+
+        @staticmethod
+        def grid_masks(features, config):
+            if not found:
+                return GridMasks(reason="no_cut")
+            return GridMasks(merged=np.ones((1, *features.shape[2:]), bool))
+
+    labeler = Mine(StubExtractor(), MaskCutConfig(grid=12, refine="none"))
+    text = written(view_of(squares(12, 12, (3, 8, 2, 7)), labeler))
+    for title in ("1  Photograph", "2  Features", "3  Masks", "4  Refined"):
+        assert title in text
+    assert text.count("not reached") == (0 if found else 2)
+    assert ("1 of 1 mask" in text) == found

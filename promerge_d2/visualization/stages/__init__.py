@@ -1,7 +1,8 @@
 """One sheet an image that shows what each of a labeler's stages made, and what decided it.
 
 Each labeler's panels are in a file of its own. To draw one more thing, write one more function
-and list it in ``PANELS`` of that file; a new labeler's file is listed in ``sheet.PANELS``.
+and list it in ``PANELS`` of that file; that file is listed in ``sheet.PANELS``. A labeler without
+one has the panels that all share.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from promerge_d2.visualization.stages import maskcut, promerge, regions
-from promerge_d2.visualization.stages.view import SIDE, Caption, Panel, View, counted
+from promerge_d2.visualization.stages.view import COMMON, SIDE, Caption, Panel, View, counted
 
 PANELS: dict[str, tuple[Panel, ...]] = {
     "promerge": promerge.PANELS,
     "regions": regions.PANELS,
     "maskcut": maskcut.PANELS,
 }
-"""By the labeler's name, in the order of its work."""
+"""By the labeler's name, in the order of its work; any other labeler has ``COMMON``."""
 
 DPI = 100
 # pixels
@@ -46,7 +46,7 @@ def draw_sheet(view: View) -> Figure:
     if reason:
         outcome = f"no masks, since {view.labeler.reasons[reason]} ({reason})"
     cells = []
-    for number, (title, draw) in enumerate(PANELS[view.labeler.name], start=1):
+    for number, (title, draw) in enumerate(PANELS.get(view.labeler.name, COMMON), start=1):
         axes = figure.add_axes((0, 0, 1, 1), label=title)
         caption = draw(view, axes)
         axes.set_axis_off()

@@ -194,6 +194,15 @@ def features(view: View, axes: Axes) -> Caption:
     )
 
 
+def grid_masks(view: View, axes: Axes) -> Caption | None:
+    """Draw the masks of the grid."""
+    masks = view.stages.merged
+    if masks is None:
+        return None
+    view.show_masks(axes, masks)
+    return Caption(counted(masks, "mask"), "The masks on the patch grid, before refinement.")
+
+
 def refined(view: View, axes: Axes) -> Caption | None:
     """Draw the final masks."""
     before, after = view.stages.merged, view.result.records
@@ -212,6 +221,8 @@ def refined(view: View, axes: Axes) -> Caption | None:
 
 OPENING: tuple[Panel, ...] = (("Photograph", photograph), ("Features", features))
 REFINED: Panel = ("Refined", refined)
+COMMON: tuple[Panel, ...] = (*OPENING, ("Masks", grid_masks), REFINED)
+"""The panels of a labeler that has none of its own."""
 
 
 def score_range(records: Sequence[dict]) -> str:
