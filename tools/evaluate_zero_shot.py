@@ -12,7 +12,7 @@ each data set, cls_agnostic_coco.json or coco.json and so on. --config-file goes
 --predictions: its run is called detector. What a detector predicts is kept in such a folder,
 OUTPUT/predictions/detector, image by image: after a stop of any kind, the same command goes on, and
 another detector is refused there. Several runs are compared with the first one that
-has predictions on a data set. In OUTPUT: index.html, results.json, results.csv, results.md.
+has predictions on a data set. In OUTPUT: index.html, results.json, results.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
 from promerge_d2.pseudo_labels.merge import Labelled, tell
 from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
 from promerge_d2.utils.files import check_writable, path_inside
-from promerge_d2.visualization.zero_shot import as_markdown, as_tables, write_all
+from promerge_d2.visualization.zero_shot import write_all
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -146,8 +146,7 @@ def main() -> int:
     if not scores:
         reasons = "\n".join(f"{name}: {reason}" for name, reason in not_run.items())
         raise UserError(f"no run could be scored on any data set:\n{reasons}")
-    print(as_markdown(as_tables(scores, not_run)))
-    write_all(args.output, scores, not_run, args.pictures)
+    print(write_all(args.output, scores, not_run, args.pictures))
     print(f"page: {args.output / 'index.html'}")
     return EXIT_FAILURES if failed else EXIT_OK
 

@@ -117,8 +117,8 @@ def _outlines(image: Labelled, height: int, width: int) -> list[dict[str, Any]]:
     paths = []
     for index in sorted(rank, key=lambda index: -areas[index]):
         mask = np.asarray(image.masks[index], np.uint8)
-        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-        outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        small = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+        outlines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         # pixels' centres, so that an outline does not lie a half off
         path = "".join(
             "M" + "L".join(f"{x}.5,{y}.5" for x, y in points[:, 0].tolist()) + "z"

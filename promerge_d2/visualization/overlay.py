@@ -49,6 +49,24 @@ def draw_masks(image: np.ndarray, masks: Sequence[np.ndarray] | np.ndarray) -> n
     return picture
 
 
+def draw_boxes(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> np.ndarray:
+    """Draw the outlines of boxes.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        boxes: each ``x, y, width, height`` in pixels.
+
+    Returns:
+        A new (h, w, 3) uint8 picture.
+    """
+    picture = image.copy()
+    thickness = max(2, round(max(image.shape[:2]) / 300))
+    for index, (x, y, width, height) in enumerate(boxes):
+        corners = (round(x), round(y)), (round(x + width), round(y + height))
+        cv2.rectangle(picture, *corners, color_of(index), thickness)
+    return picture
+
+
 def draw_records(image: np.ndarray, records: Sequence[dict]) -> np.ndarray:
     """Draw records or COCO annotations with an RLE ``segmentation``; see ``draw_masks``."""
     return draw_masks(image, [mask_utils.decode(r["segmentation"]).astype(bool) for r in records])

@@ -10,6 +10,7 @@ from pathlib import Path
 from promerge_d2.visualization.pages import write_page
 
 METRICS = ("AP", "AP50", "AP75", "AR100")
+KINDS = {"segm": "mask", "bbox": "box"}
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,24 @@ def metrics_rows(
     Returns:
         Rows: data set, method, box or mask, then ``METRICS``; masks first.
     """
-    names = {"segm": "mask", "bbox": "box"}
     return [
-        [dataset, method, names[kind], *(figures[f"{kind}.{metric}"] for metric in METRICS)]
-        for kind in names
+        [dataset, method, KINDS[kind], *(figures[f"{kind}.{metric}"] for metric in METRICS)]
+        for kind in KINDS
         for dataset, methods in results.items()
         for method, figures in methods.items()
         if f"{kind}.AP" in figures
     ]
+
+
+def as_markdown(tables: Sequence[Table]) -> str:
+    """Write tables as Markdown, each with its heading and note."""
+    parts = []
+    for table in tables:
+        rows = [table.columns, ["---"] * len(table.columns)]
+        rows += [[table.text(cell) for cell in row] for row in table.rows]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        parts += [f"## {table.title}", "\n".join(lines), *([table.note] if table.note else [])]
+    return "\n\n".join(parts) + "\n"
 
 
 def write_report(

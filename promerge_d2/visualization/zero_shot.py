@@ -1,66 +1,69 @@
-"""Scores as JSON, CSV, Markdown and one page with plots and pictures."""
+"""Scores of zero-shot transfer: tables, JSON, Markdown, and one page with plots and pictures."""
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ImageDraw
-from PIL.Image import fromarray
+from matplotlib.axes import Axes
 from pycocotools import mask as mask_api
 
-from promerge_d2.coco.records import Instance
 from promerge_d2.data.benchmarks import BENCHMARKS, PUBLISHED, PUBLISHED_SOURCE, SIX, published
 from promerge_d2.evaluation.bootstrap import LEVEL, Estimate
 from promerge_d2.evaluation.matches import RECALLS, THRESHOLDS
 from promerge_d2.evaluation.metrics import PROTOCOL, flat_metrics
 from promerge_d2.evaluation.zero_shot import Score
-from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.files import atomic_path, make_folder, path_inside, write_json
-from promerge_d2.utils.image import load_image
+from promerge_d2.utils.files import atomic_path, path_inside, write_json
+from promerge_d2.utils.image import ImageError, load_image
 from promerge_d2.visualization.figures import picture
-from promerge_d2.visualization.overlay import color_of, draw_masks, save_png
-from promerge_d2.visualization.report import Gallery, Table, write_report
+from promerge_d2.visualization.overlay import draw_boxes, draw_masks, save_png
+from promerge_d2.visualization.report import KINDS, Gallery, Table, as_markdown, write_report
 
 logger = logging.getLogger(__name__)
 
-KINDS = {"segm": "mask", "bbox": "box"}
 NotRun = dict[str, str]
 
 _SHOWN = ("AP", "AR100")  # the metrics whose intervals the tables show
 _DECIMALS = 2  # figures of masks that nothing was trained on are often below 1
 
 
-def protocol_of(scores: Sequence[Score]) -> str:
-    """The protocol of one data set, in words: what was counted and how, on which images."""
-    first = scores[0]
-    regions = int(first.truth.objects.crowd.sum())
-    images = len(first.truth.images)
-    whole = first.data_set.images
-    subset = f", a subset of {whole}" if whole and whole != images else ""
-    if first.left_out:
-        subset += f", those of {images + first.left_out} that every run lists"
-    detections = max(found.max_detections for found in first.matches.values())
-    more = f"; AR{detections} from {detections} detections an image" if detections > 100 else ""
-    masks = "masks and boxes" if "segm" in first.figures else "boxes only"
-    return (
-        f"{images} images{subset}, {len(first.truth.objects) - regions} objects, "
-        f"{regions} ignore regions; {masks}; {PROTOCOL}{more}"
+def write_all(folder: Path, scores: Sequence[Score], not_run: NotRun, pictures: int) -> str:
+    """Write ``results.{json,md}`` and ``index.html`` with its plots and pictures.
+
+    Args:
+        folder: where.
+        scores: of ``evaluation.zero_shot.score``, data set by data set.
+        not_run: why what was asked for is not among them.
+        pictures: how many best and how many worst images of each run to show; 0 for none.
+
+    Returns:
+        The tables as Markdown.
+    """
+    tables = as_tables(scores, not_run)
+    markdown = as_markdown(tables)
+    write_json(folder / "results.json", as_json(scores, not_run), indent=2)
+    with atomic_path(folder / "results.md") as part:
+        part.write_text(markdown, encoding="utf-8")
+    runs = {s.run: f"{s.run} ({s.about})" if s.about else s.run for s in scores}
+    galleries = [_gallery(folder, score, pictures) for score in scores]
+    write_report(
+        folder / "index.html",
+        "Zero-shot transfer",
+        [f"Runs: {', '.join(runs.values())}. Figures in per cent, all classes as one."],
+        _warning(scores),
+        tables,
+        [(group[0].data_set.title, _plot(folder, group)) for group in _by_data_set(scores)],
+        [gallery for gallery in galleries if gallery.rows],
     )
-
-
-def _lists(score: Score) -> str:
-    listed, images = len(score.predictions.listed), len(score.truth.images)
-    return "" if listed == images else f" (lists {listed} of {images} images)"
+    return markdown
 
 
 def as_json(scores: Sequence[Score], not_run: NotRun) -> dict[str, Any]:
-    """Everything, as plain values; intervals are ``[value, low, high]``."""
+    """Put everything into plain values; intervals are ``[value, low, high]``."""
     return {
         "protocol": PROTOCOL,
         "interval": f"{LEVEL} %, bootstrap over images",
@@ -70,7 +73,7 @@ def as_json(scores: Sequence[Score], not_run: NotRun) -> dict[str, Any]:
                 "run": score.run,
                 "ground_truth": str(score.data_set.json_file),
                 "predictions_file": score.predictions.name,
-                "protocol": protocol_of([score]),
+                "protocol": protocol_of(score),
                 "images": len(score.truth.images),
                 "images_listed": len(score.predictions.listed),
                 "objects": int((~score.truth.objects.crowd).sum()),
@@ -92,80 +95,52 @@ def _plain(estimates: dict[str, dict[str, Estimate]]) -> dict[str, list[float | 
     return {name: [e.value, e.low, e.high] for name, e in flat_metrics(estimates).items()}
 
 
-def as_csv(scores: Sequence[Score]) -> str:
-    """One row for each data set, run and kind; the ends of the AP and AR100 intervals last."""
-    names = list(dict.fromkeys(n for s in scores for m in s.figures.values() for n in m))
-    head = ["data_set", "run", "kind", "images", "objects", "predictions", *names]
-    head += [f"{name}_{end}" for name in _SHOWN for end in ("low", "high")]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, head, restval="", lineterminator="\n")
-    writer.writeheader()
-    for score in scores:
-        for kind, metrics in score.figures.items():
-            row = {
-                "data_set": score.data_set.name,
-                "run": score.run,
-                "kind": KINDS[kind],
-                "images": len(score.truth.images),
-                "objects": int((~score.truth.objects.crowd).sum()),
-                "predictions": len(score.predictions.instances),
-                **metrics,
-            }
-            for name in _SHOWN if kind in score.intervals else ():
-                estimate = score.intervals[kind][name]
-                row |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-            writer.writerow(row)
-    return text.getvalue()
-
-
 def as_tables(scores: Sequence[Score], not_run: NotRun) -> list[Table]:
-    """The overview with the published rows, one table for each data set, what was not run."""
+    """Make the overview with the published rows, a table per data set, and what was not run."""
     tables = [_overview(scores)]
     for group in _by_data_set(scores):
         tables += [_figures(group), *([_certainty(group)] if group[0].intervals else [])]
     if not_run:
-        rows = [[name, reason] for name, reason in not_run.items()]
-        tables.append(Table("Not run", ["data set", "why"], rows))
+        tables.append(Table("Not run", ["data set", "why"], list(not_run.items())))
     return tables
 
 
 def _by_data_set(scores: Sequence[Score]) -> list[list[Score]]:
-    groups: dict[str, list[Score]] = {}
-    for score in scores:
-        groups.setdefault(score.data_set.name, []).append(score)
-    return list(groups.values())
+    groups = itertools.groupby(scores, lambda score: score.data_set.name)
+    return [list(group) for _, group in groups]
 
 
 def _overview(scores: Sequence[Score]) -> Table:
     """AP of all runs beside the published rows."""
-    sets = {name: "" for name in SIX} | {s.data_set.name: "" for s in scores}
-    titles = {score.data_set.name: score.data_set.title for score in scores}
-    columns = [titles.get(name) or BENCHMARKS[name].title for name in sets]
-    rows = []
-    for method in PUBLISHED:
-        rows.append([f"{method} (published)", *(published(n).get(method, "-") for n in sets)])
-    for run in dict.fromkeys(score.run for score in scores):
-        own = {s.data_set.name: s.figures[s.main]["AP"] for s in scores if s.run == run}
-        rows.append([run, *(own.get(name, "-") for name in sets)])
+    titles = {name: BENCHMARKS[name].title for name in SIX}
+    titles |= {score.data_set.name: score.data_set.title for score in scores}
+    found = {
+        f"{method} (published)": {n: published(n)[method] for n in SIX} for method in PUBLISHED
+    }
+    for score in scores:
+        found.setdefault(score.run, {})[score.data_set.name] = score.figures[score.main]["AP"]
+    rows = [[run, *(row.get(name, "-") for name in titles)] for run, row in found.items()]
     note = f"AP, per cent; masks where a data set has them, else boxes. {PUBLISHED_SOURCE}"
-    return Table("Overview", ["", *columns], rows, note, _DECIMALS)
+    return Table("Overview", ["", *titles.values()], rows, note, _DECIMALS)
 
 
 def _figures(group: Sequence[Score]) -> Table:
-    names = list(next(iter(group[0].figures.values())))
+    """All metrics of the runs on one data set."""
+    names = list(group[0].figures[group[0].main])
     rows = [
         [
             f"{score.run}, {KINDS[kind]}{_lists(score)}",
-            *(_cell(value) for value in metrics.values()),
+            *("-" if value == -1 else value for value in metrics.values()),
         ]
         for score in group
         for kind, metrics in score.figures.items()
     ]
-    note = f"Protocol: {protocol_of(group)}."
+    note = f"Protocol: {protocol_of(group[0])}."
     return Table(group[0].data_set.title, ["", *names], rows, note, _DECIMALS)
 
 
 def _certainty(group: Sequence[Score]) -> Table:
+    """Intervals of the runs on one data set, and of what they differ from the first."""
     columns = ["", *(f"{name} [{LEVEL} %]" for name in _SHOWN)]
     if len(group) > 1:
         columns += [f"{name} minus that of {group[0].run}" for name in _SHOWN]
@@ -181,65 +156,34 @@ def _certainty(group: Sequence[Score]) -> Table:
     return Table(f"{group[0].data_set.title}: how sure", columns, rows, note)
 
 
-def _cell(value: float) -> str | float:
-    return "-" if value == -1 else value
-
-
-def as_markdown(tables: Sequence[Table]) -> str:
-    """The tables as Markdown."""
-    parts = []
-    for table in tables:
-        rows = [table.columns, ["---"] * len(table.columns)]
-        rows += [[table.text(cell) for cell in row] for row in table.rows]
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        parts += [f"## {table.title}", "\n".join(lines), *([table.note] if table.note else [])]
-    return "\n\n".join(parts) + "\n"
-
-
-def write_all(folder: Path, scores: Sequence[Score], not_run: NotRun, pictures: int) -> None:
-    """Write ``results.{json,csv,md}`` and ``index.html`` with its plots and pictures.
-
-    Args:
-        folder: where.
-        scores: from ``harness.score``, data set by data set.
-        not_run: why what was asked for is not among them.
-        pictures: how many best and how many worst images of each run to show; 0 for none.
-    """
-    tables = as_tables(scores, not_run)
-    groups = _by_data_set(scores)
-    galleries = [_gallery(folder, score, pictures) for group in groups for score in group]
-    plots = [(group[0].data_set.title, _plot(folder, group)) for group in groups]
-    write_json(folder / "results.json", as_json(scores, not_run), indent=2)
-    for name, text in (("results.csv", as_csv(scores)), ("results.md", as_markdown(tables))):
-        with atomic_path(folder / name) as part:
-            part.write_text(text, encoding="utf-8")
-    about = {score.run: f" ({score.about})" if score.about else "" for score in scores}
-    runs = ", ".join(f"{run}{said}" for run, said in about.items())
-    write_report(
-        folder / "index.html",
-        "Zero-shot transfer",
-        [f"Runs: {runs}. Figures in per cent, all classes as one."],
-        _warning(scores),
-        tables,
-        plots,
-        [gallery for gallery in galleries if gallery is not None],
+def protocol_of(score: Score) -> str:
+    """Say in words what was counted and how, on which images."""
+    regions = int(score.truth.objects.crowd.sum())
+    images, whole = len(score.truth.images), score.data_set.images
+    subset = f", a subset of {whole}" if whole and whole != images else ""
+    if score.left_out:
+        subset += f", those of {images + score.left_out} that every run lists"
+    detections = max(found.max_detections for found in score.matches.values())
+    more = f"; AR{detections} from {detections} detections an image" if detections > 100 else ""
+    masks = "masks and boxes" if "segm" in score.figures else "boxes only"
+    return (
+        f"{images} images{subset}, {len(score.truth.objects) - regions} objects, "
+        f"{regions} ignore regions; {masks}; {PROTOCOL}{more}"
     )
 
 
 def _warning(scores: Sequence[Score]) -> str:
-    """What a reader must know before believing a figure."""
-    subsets = {
-        f"{s.data_set.title} {len(s.truth.images)} of {s.data_set.images}"
-        for s in scores
-        if s.data_set.images not in (None, len(s.truth.images))
-    }
-    partial = {f"{s.run} on {s.data_set.title}{_lists(s)}" for s in scores if _lists(s)}
+    """Say what a reader must know before believing a figure."""
+    listed, subsets, partial = set(), set(), set()
+    for score in scores:
+        title, images = score.data_set.title, len(score.truth.images)
+        if score.left_out:
+            listed.add(f"{title} {images} of {images + score.left_out}")
+        if score.data_set.images not in (None, images):
+            subsets.add(f"{title} {images} of {score.data_set.images}")
+        if _lists(score):
+            partial.add(f"{score.run} on {title}{_lists(score)}")
     parts = ["Published rows and ours compare only where images and protocol are the same."]
-    listed = {
-        f"{s.data_set.title} {len(s.truth.images)} of {len(s.truth.images) + s.left_out}"
-        for s in scores
-        if s.left_out
-    }
     if listed:
         parts.append(f"Only images that every run lists: {', '.join(sorted(listed))}.")
     if subsets:
@@ -249,16 +193,20 @@ def _warning(scores: Sequence[Score]) -> str:
     return " ".join(parts)
 
 
+def _lists(score: Score) -> str:
+    listed, images = len(score.predictions.listed), len(score.truth.images)
+    return "" if listed == images else f" (lists {listed} of {images} images)"
+
+
 def _plot(folder: Path, group: Sequence[Score]) -> str:
-    """Precision-recall curves, AR against the number of detections, AP by size."""
+    """Draw precision and recall, AR against the number of detections, AP by size."""
     name = f"plots/{group[0].data_set.name}.png"
-    make_folder(folder / "plots")
     with picture(folder / name, dpi=100, ncols=3, figsize=(15, 4.2)) as (_, axes):
-        _draw_curves(*axes[0], group)
+        _draw_curves(group, *axes[0])
     return name
 
 
-def _draw_curves(curve: Any, proposals: Any, sizes: Any, group: Sequence[Score]) -> None:
+def _draw_curves(group: Sequence[Score], curve: Axes, proposals: Axes, sizes: Axes) -> None:
     most = max(score.matches[score.main].max_detections for score in group)
     counts = np.unique(np.geomspace(1, most, 25).round().astype(int))
     width, reached = 0.8 / len(group), 1.0
@@ -280,7 +228,7 @@ def _draw_curves(curve: Any, proposals: Any, sizes: Any, group: Sequence[Score])
     curve.set(xlabel="recall" if reached == 100 else f"recall (ends at {reached:.0f})")
     ticks = [count for count in (1, 3, 10, 30, 100, 300, 1000) if count <= most]
     proposals.set(xlabel="detections an image", ylabel=f"AR ({kind})", xscale="log", ylim=(0, None))
-    proposals.set_xticks(ticks, ticks)
+    proposals.set_xticks(ticks, map(str, ticks))
     proposals.minorticks_off()
     sizes.set(ylabel=f"AP ({kind})", xticks=range(3), xticklabels=["small", "medium", "large"])
     for axes in (curve, proposals, sizes):
@@ -288,52 +236,39 @@ def _draw_curves(curve: Any, proposals: Any, sizes: Any, group: Sequence[Score])
         axes.grid(alpha=0.3)
 
 
-def _gallery(folder: Path, score: Score, count: int) -> Gallery | None:
-    """The best and worst images of a run by their own AP, ground truth beside predictions."""
-    if not count or not score.data_set.image_root.is_dir():
-        return None
-    values = score.matches[score.main].image_ap()
-    order = [int(i) for i in np.argsort(-values, kind="stable") if not np.isnan(values[i])]
-    chosen = dict.fromkeys([*order[:count], *order[-count:]])
-    images = list(score.truth.images.values())
+def _gallery(folder: Path, score: Score, count: int) -> Gallery:
+    """Draw the best and worst images of a run by their own AP, ground truth beside predictions."""
     rows = []
-    for i in chosen:
-        image = images[i]
-        if image.file_name is None:
-            continue
-        where = f"{score.data_set.json_file}: image {image.id!r}"
-        path = path_inside(score.data_set.image_root, image.file_name, where)
-        try:
-            pixels = load_image(path)
-        except UserError as error:
-            logger.warning("a picture is left out of the page: %s", error)
-            continue
-        objects = [item for item in score.truth.objects.on_image(image.id) if not item.crowd]
-        guesses = score.predictions.instances.on_image(image.id)
-        best = sorted(guesses, key=lambda item: -item.score)
-        shown = best[: max(10, len(objects))]
-        files = []
-        for side, items in (("truth", objects), (score.run, shown)):
-            name = f"pictures/{score.data_set.name}/{side}/{i}.png"
-            save_png(folder / name, _draw(pixels, items))
-            files.append(name)
-        caption = f"{image.file_name}: AP {values[i]:.1f}, {len(objects)} objects"
-        rows.append((caption, files))
-    if not rows:
-        return None
+    if count and score.data_set.image_root.is_dir():
+        values = score.matches[score.main].image_ap()
+        order = [int(i) for i in np.argsort(-values, kind="stable") if not np.isnan(values[i])]
+        for i in dict.fromkeys([*order[:count], *order[-count:]]):
+            row = _row(folder, score, i, values[i])
+            rows += [row] if row else []
     title = f"{score.data_set.title}, {score.run}: best and worst images"
     note = "By AP of the image alone; of the predictions the best 10, or as many as objects."
     return Gallery(title, ("ground truth", score.run), rows, note)
 
 
-def _draw(pixels: np.ndarray, items: Sequence[Instance]) -> np.ndarray:
-    masks = [mask_api.decode(item.rle).astype(bool) for item in items if item.rle is not None]
-    if masks:
-        return draw_masks(pixels, masks)
-    picture = fromarray(pixels)
-    draw = ImageDraw.Draw(picture)
-    line = max(2, round(max(pixels.shape[:2]) / 300))
-    for index, item in enumerate(items):
-        x, y, width, height = item.box
-        draw.rectangle((x, y, x + width, y + height), outline=color_of(index), width=line)
-    return np.asarray(picture)
+def _row(folder: Path, score: Score, index: int, ap: float) -> tuple[str, list[str]] | None:
+    """Draw one image; None where it cannot be read."""
+    image = list(score.truth.images.values())[index]
+    if image.file_name is None:
+        return None
+    where = f"{score.data_set.json_file}: image {image.id!r}"
+    try:
+        pixels = load_image(path_inside(score.data_set.image_root, image.file_name, where))
+    except ImageError as error:
+        logger.warning("a picture is left out of the page: %s", error)
+        return None
+    objects = [item for item in score.truth.objects.on_image(image.id) if not item.crowd]
+    guesses = score.predictions.instances.on_image(image.id)
+    best = sorted(guesses, key=lambda item: -item.score)[: max(10, len(objects))]
+    files = []
+    for side, items in (("truth", objects), (score.run, best)):
+        masks = [mask_api.decode(item.rle).astype(bool) for item in items if item.rle]
+        boxes = [item.box for item in items]
+        files.append(f"pictures/{score.data_set.name}/{side}/{index}.png")
+        drawn = draw_masks(pixels, masks) if masks else draw_boxes(pixels, boxes)
+        save_png(folder / files[-1], drawn)
+    return f"{image.file_name}: AP {ap:.1f}, {len(objects)} objects", files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -117,14 +116,6 @@ def test_two_runs_on_what_is_present(evaluate, runs, tmp_path):
     assert "cls_agnostic_kitti.json" in results["not_run"]["cls_agnostic_kitti, weak"]
     assert "prepare_sa1b.py" in results["not_run"]["cls_agnostic_sa1b"]
     assert "ai.meta.com" in results["not_run"]["cls_agnostic_sa1b"]
-
-    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
-    assert [(r["data_set"], r["run"], r["kind"]) for r in rows[:2]] == [
-        ("cls_agnostic_coco", "good", "box"),
-        ("cls_agnostic_coco", "good", "mask"),
-    ]
-    assert float(rows[3]["AR100"]) == pytest.approx(100 / 3)
-    assert float(rows[3]["AP_low"]) <= float(rows[3]["AP"]) <= float(rows[3]["AP_high"])
 
     text = (tmp_path / "out" / "results.md").read_text()
     assert text in said

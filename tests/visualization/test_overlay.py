@@ -3,7 +3,13 @@ import pytest
 from PIL import Image
 
 from promerge_d2.coco.records import mask_record
-from promerge_d2.visualization.overlay import color_of, draw_masks, draw_records, save_png
+from promerge_d2.visualization.overlay import (
+    color_of,
+    draw_boxes,
+    draw_masks,
+    draw_records,
+    save_png,
+)
 from tests.helpers import square
 
 
@@ -67,6 +73,16 @@ def test_lines_are_thicker_on_large_pictures_but_stay_at_the_outline():
 def test_no_mask_changes_nothing():
     assert (draw_masks(grey(), []) == 100).all()
     assert (draw_records(grey(), []) == 100).all()
+
+
+def test_boxes_are_outlined():
+    image = grey(600, 900)  # lines of three pixels
+    picture = draw_boxes(image, [(100, 50.4, 200, 100)])
+    changed = (picture != 100).any(axis=2)
+    assert (picture[50, 100:300] == color_of(0)).all()
+    assert (picture[50:150, 300] == color_of(0)).all()
+    assert not changed[60:140, 110:290].any()
+    assert (image == 100).all()  # the input stays
 
 
 def test_records_are_drawn_like_their_masks():
