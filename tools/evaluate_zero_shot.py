@@ -28,8 +28,8 @@ from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.coco.ground_truth import GroundTruth, read_ground_truth
 from promerge_d2.evaluation.matches import BACKENDS
 from promerge_d2.evaluation.zero_shot import DataSet, Run, Score, absent, choose, score
+from promerge_d2.pseudo_labels import RunSummary, print_summary
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
-from promerge_d2.pseudo_labels.merge import Labelled, tell
 from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
 from promerge_d2.utils.files import check_writable, path_inside
 from promerge_d2.visualization.zero_shot import write_all
@@ -188,11 +188,11 @@ def run_detector(args: argparse.Namespace, data_sets: list[DataSet]) -> tuple[Ru
         summaries = [merge_labels(folder / f"{data_set.name}.json") for data_set in data_sets]
     for data_set, summary in zip(data_sets, summaries, strict=True):
         print(f"{summary.masks} detections on {summary.images} images of {data_set.name}")
-        tell(summary, DetectorMaskGenerator.reasons)
+        print_summary(summary, DetectorMaskGenerator.reasons)
     return Run("detector", folder), sum(len(summary.failures) for summary in summaries)
 
 
-def detect(cfg: CfgNode, config: str, data_sets: list[DataSet], folder: Path) -> list[Labelled]:
+def detect(cfg: CfgNode, config: str, data_sets: list[DataSet], folder: Path) -> list[RunSummary]:
     """Detect on this process's shard of each data set's images."""
     from detectron2.utils import comm
 

@@ -20,8 +20,7 @@ from promerge_d2.cli.engine_arguments import (
 )
 from promerge_d2.cli.labeler_arguments import add_labeler_arguments, labeler_from
 from promerge_d2.cli.parser import ArgumentParser, run_tool
-from promerge_d2.pseudo_labels import label_images, list_images
-from promerge_d2.pseudo_labels.merge import tell
+from promerge_d2.pseudo_labels import label_images, list_images, print_summary
 from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK
 from promerge_d2.utils.files import check_writable
 
@@ -85,7 +84,7 @@ def main() -> int:
 
     where = args.output if shards == 1 else f"shard {shard} of {shards} of {args.output}"
     print(f"{summary.masks} masks on {summary.images} images: {where}")
-    tell(summary, labeler.reasons)
+    print_summary(summary, labeler.reasons)
     if shards > 1:
         print(f"when all shards are done: python tools/merge_labels.py {args.output}")
     return EXIT_FAILURES if summary.failures else EXIT_OK

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Merge the shards of tools/label_images.py into one COCO JSON, checking every image.
 
-Exit code: 0 every image is in it, 1 images are not labelled yet (named), 2 merged, but some images
+Exit code: 0 every image is in it, 1 images are not summary yet (named), 2 merged, but some images
 failed (named) and are left out, 3 refused.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.labeler import LABELERS
-from promerge_d2.pseudo_labels import merge_labels
-from promerge_d2.pseudo_labels.merge import tell
+from promerge_d2.pseudo_labels import merge_labels, print_summary
 from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK
 
 
@@ -19,10 +18,12 @@ def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", help="the --output of label_images.py; its .parts are merged")
     args = parser.parse_args()
-    labelled = merge_labels(args.output)
-    print(f"{labelled.masks} masks on {labelled.images} images: {args.output}")
-    tell(labelled, {k: v for labeler in LABELERS.values() for k, v in labeler.reasons.items()})
-    return EXIT_FAILURES if labelled.failures else EXIT_OK
+    summary = merge_labels(args.output)
+    print(f"{summary.masks} masks on {summary.images} images: {args.output}")
+    print_summary(
+        summary, {k: v for labeler in LABELERS.values() for k, v in labeler.reasons.items()}
+    )
+    return EXIT_FAILURES if summary.failures else EXIT_OK
 
 
 if __name__ == "__main__":

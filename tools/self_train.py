@@ -31,11 +31,10 @@ from promerge_d2.engine.self_training import (
     plan_rounds,
     self_train,
 )
-from promerge_d2.pseudo_labels import label_images, list_images
+from promerge_d2.pseudo_labels import label_images, list_images, print_summary
 from promerge_d2.pseudo_labels.combine import Rules, check_labels
 from promerge_d2.pseudo_labels.inputs import ImageList
-from promerge_d2.pseudo_labels.merge import tell
-from promerge_d2.pseudo_labels.store import writing
+from promerge_d2.pseudo_labels.store import guard_write
 from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
 from promerge_d2.utils.files import atomic_path, sha256_of
 
@@ -190,7 +189,7 @@ def copy_labels(source: str, images: ImageList, target: Path, share: Share) -> N
     if share.shards > 1:
         raise UserError("with --labels the first step cannot be shared; begin without shards")
     check_labels(source, images)
-    with writing(target), atomic_path(target) as part:
+    with guard_write(target), atomic_path(target) as part:
         shutil.copyfile(source, part)
 
 
@@ -210,7 +209,7 @@ def label(args: argparse.Namespace, images: ImageList, target: Path, share: Shar
         shards=share.shards,
     )
     print(f"{summary.masks} masks on {summary.images} images: {target}")
-    tell(summary, labeler.reasons)
+    print_summary(summary, labeler.reasons)
 
 
 if __name__ == "__main__":

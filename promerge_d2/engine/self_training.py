@@ -37,11 +37,10 @@ from promerge_d2.engine.detector import DetectorMaskGenerator
 from promerge_d2.engine.launch import launch_processes
 from promerge_d2.engine.setup import check_device, check_masks, check_weights, read_config, setup
 from promerge_d2.engine.trainer import ProMergeTrainer
-from promerge_d2.pseudo_labels import label_images, merge_labels, parts_of
+from promerge_d2.pseudo_labels import label_images, merge_labels, parts_of, print_summary
 from promerge_d2.pseudo_labels.combine import Rules, combine_labels, count_masks
 from promerge_d2.pseudo_labels.inputs import ImageList
 from promerge_d2.pseudo_labels.local_engine import Engine, LocalEngine
-from promerge_d2.pseudo_labels.merge import tell
 from promerge_d2.pseudo_labels.store import NotFinished, Store, locked
 from promerge_d2.utils.differences import differences
 from promerge_d2.utils.errors import UserError
@@ -346,7 +345,7 @@ def _predict(
         images, output, detector, config, engine=engine, shard=shard, shards=shards
     )
     print(f"{summary.masks} detections on {summary.images} images: {output}")
-    tell(summary, detector.reasons)
+    print_summary(summary, detector.reasons)
 
 
 # Training
@@ -431,10 +430,7 @@ def describe_round(this: Round, folder: Path) -> dict:
         that could not be read) and ``results`` (data set to the evaluation's figures).
     """
     source = folder / ("predictions.json" if this.number else "labels.json")
-    failed = 0
-    if parts_of(source).is_dir():
-        store = Store(parts_of(source))
-        failed = int((store.index("failures").found & ~store.index("records").found).sum())
+    failed = len(Store(parts_of(source)).failures()) if parts_of(source).is_dir() else 0
     return {
         "round": this.number,
         "config": this.config,

@@ -1,10 +1,11 @@
-"""From an image source and a labeler to a pseudo-label data set on disk."""
+"""From images and a mask generator to a pseudo-label data set on disk."""
 
 from promerge_d2.pseudo_labels.inputs import ImageList, list_images
-from promerge_d2.pseudo_labels.label import RunSummary, label_images
+from promerge_d2.pseudo_labels.label import label_images
 from promerge_d2.pseudo_labels.local_engine import LocalEngine, choose_workers
 from promerge_d2.pseudo_labels.merge import merge_labels
 from promerge_d2.pseudo_labels.store import parts_of
+from promerge_d2.pseudo_labels.summary import RunSummary, print_summary
 
 __all__ = [
     "ImageList",
@@ -15,4 +16,5 @@ __all__ = [
     "list_images",
     "merge_labels",
     "parts_of",
+    "print_summary",
 ]

@@ -23,7 +23,7 @@ from promerge_d2.coco.read import CocoSource, why_useless
 from promerge_d2.coco.records import ImageInfo, name_key
 from promerge_d2.coco.write import coco_writer
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
-from promerge_d2.pseudo_labels.store import writing
+from promerge_d2.pseudo_labels.store import guard_write
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import sha256_of
 from promerge_d2.version import __version__
@@ -135,7 +135,7 @@ def combine_labels(
         "old_labels_sha256": sha256_of(old),
     }
 
-    with writing(output), coco_writer(output, info) as out:
+    with guard_write(output), coco_writer(output, info) as out:
         for file in images.files:
             if any(name_key(file.name) in side.places for side in sides):
                 image, records = _label(file, *sides, rules, threshold, round_number)

@@ -1,8 +1,7 @@
-"""Label a list of images: what is done is stored image by image, so that nothing is lost."""
+"""Label images; every finished one is stored at once, so that a stop loses nothing."""
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import datetime
@@ -17,7 +16,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Future
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -28,30 +26,27 @@ from promerge_d2.labeler import LabelResult, MaskGenerator
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
 from promerge_d2.pseudo_labels.local_engine import Engine, Job, LocalEngine
 from promerge_d2.pseudo_labels.manifest import check_manifest, write_manifest
-from promerge_d2.pseudo_labels.merge import Labelled, merge_labels, tell_damaged
-from promerge_d2.pseudo_labels.status import Watch
-from promerge_d2.pseudo_labels.store import NotFinished, Store, Writer, locked, parts_of, writing
+from promerge_d2.pseudo_labels.merge import merge_labels
+from promerge_d2.pseudo_labels.status import ProgressReporter
+from promerge_d2.pseudo_labels.store import (
+    NotFinished,
+    Store,
+    Writer,
+    guard_write,
+    locked,
+    parts_of,
+)
+from promerge_d2.pseudo_labels.summary import RunSummary, log_damage, summarize_shard
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class RunSummary(Labelled):
-    """What became of the images, and the time it took.
-
-    Attributes:
-        seconds: time by stage, summed over images.
-    """
-
-    seconds: collections.Counter = field(default_factory=collections.Counter)
-
-
 def label_images(
     images: ImageList,
     output: str | os.PathLike,
-    labeler: MaskGenerator,
+    generator: MaskGenerator,
     preset: str,
     overlays: str | os.PathLike | None = None,
     engine: Engine | None = None,
@@ -74,8 +69,8 @@ def label_images(
     Args:
         images: what to label.
         output: the JSON to write; parent folders are made.
-        labeler: finds the masks.
-        preset: name of the labeler's preset, for the record.
+        generator: finds the masks, a labeler or a detector.
+        preset: name of its settings, for the record.
         overlays: folder for a PNG for each image that is labelled now (its name + ``.png``), or
             None.
         engine: does the work; None for this process alone.
@@ -96,29 +91,39 @@ def label_images(
     check_writable(output)
     if overlays is not None:
         check_writable(Path(overlays) / "picture.png")
-    store = open_store(output, images, labeler.describe(preset))
+    store = open_store(output, images, generator.describe(preset))
     folder = store.shard(shard, shards)
     started = time.time()
     with locked(folder / "lock", f"shard {shard} of {shards} of {store.folder}"):
-        todo, done = _to_do(store, shard, shards, retry_failed)
+        todo, done = _find_work(store, shard, shards, retry_failed)
         if done and overlays is not None:
             logger.warning("%d images were labelled before; they get no overlay now", done)
         if todo.any():
             jobs = _Jobs(store, images.root, todo, overlays, retry_failed)
-            _label(jobs, labeler, engine, done, folder)
-        summary = _summarise(store, shard, shards)
-        run_file = folder / "run.json"
+            _run(jobs, generator, engine, done, folder)
         if shards == 1:
-            merge_labels(output)
+            summary = merge_labels(output)
             run_file = output.with_name(f"{output.stem}.run.json")
-        run = _describe_run(images, labeler, summary, started)
-        with writing(run_file):
+        else:
+            summary = summarize_shard(store, shard, shards)
+            run_file = folder / "run.json"
+        with store.index("times") as times:
+            places = np.flatnonzero(times.found)
+            for place in places[places % shards == shard].tolist():
+                summary.seconds.update(times[place])
+        run = _describe_run(images, generator, summary, started)
+        with guard_write(run_file):
             write_json(run_file, {**run, **dataclasses.asdict(engine)}, indent=1)
     return summary
 
 
 def open_store(output: Path, images: ImageList, info: dict) -> Store:
-    """The store of ``output``, begun if there is none; whoever comes first writes its manifest.
+    """Open the store of an output, or begin it; whoever comes first writes its manifest.
+
+    Args:
+        output: the label file.
+        images: what it is made of.
+        info: how, see ``MaskGenerator.describe``.
 
     Raises:
         UserError: it was begun with other settings or images.
@@ -127,17 +132,17 @@ def open_store(output: Path, images: ImageList, info: dict) -> Store:
     manifest = folder / "manifest.jsonl"
     with locked(folder / "manifest.lock", str(folder), wait=True):
         if not manifest.exists():
-            with writing(manifest):
+            with guard_write(manifest):
                 write_manifest(manifest, images, info)
     store = Store(folder)
     check_manifest(store.manifest, images, info)
     return store
 
 
-def _to_do(store: Store, shard: int, shards: int, retry_failed: bool) -> tuple[np.ndarray, int]:
-    """Which places of the manifest are to be labelled now, (count,) bool; how many are done."""
+def _find_work(store: Store, shard: int, shards: int, retry_failed: bool) -> tuple[np.ndarray, int]:
+    """Return the places of the manifest to do now, (count,) bool, and how many are done."""
     records, failures = store.index("records"), store.index("failures")
-    tell_damaged(records.damaged + failures.damaged)
+    log_damage(records.damaged + failures.damaged)
     done = records.found if retry_failed else records.found | failures.found
     mine = np.zeros_like(done)
     mine[shard::shards] = True
@@ -148,7 +153,7 @@ class _Jobs:
     """The images to label, one after the other.
 
     Attributes:
-        under_way: images that were given out, by place; the taker removes them.
+        in_progress: images that were given out, by place; the taker removes them.
         stop: set it, and no more are given out.
         count: how many there are.
     """
@@ -167,7 +172,7 @@ class _Jobs:
         self.overlays = overlays
         self.retry = retry
         self.count = int(todo.sum())
-        self.under_way: dict[int, ImageFile] = {}
+        self.in_progress: dict[int, ImageFile] = {}
         self.stop = threading.Event()
 
     def __iter__(self) -> Iterator[Job]:
@@ -176,32 +181,33 @@ class _Jobs:
                 return
             if not self.todo[place]:
                 continue
-            self.under_way[place] = file
+            self.in_progress[place] = file
             # the overlay's name holds the whole name: a.jpg and a.png differ, no input is lost
             overlay = None if self.overlays is None else Path(self.overlays) / f"{file.name}.png"
             size = None if self.retry else file.size
             yield Job(file.under(self.root), overlay, size, place)
 
 
-def _label(jobs: _Jobs, labeler: MaskGenerator, engine: Engine, done: int, folder: Path) -> None:
+def _run(jobs: _Jobs, generator: MaskGenerator, engine: Engine, done: int, folder: Path) -> None:
     """Label and store.
 
     Raises:
         NotFinished: a signal, a dead worker or a full disk.
     """
     writer = jobs.store.writer(folder)
-    watch = Watch(folder / "status.json", done + jobs.count, done, writer.sync)
+    total = done + jobs.count
+    progress = ProgressReporter(folder / "status.json", total, done, writer.sync)
     state, died = "failed", None
     try:
         with (
             _stopped_by_signals(jobs.stop) as signals,
             contextlib.closing(writer),
-            contextlib.closing(engine(jobs, labeler, jobs.stop)) as finished,
+            contextlib.closing(engine(jobs, generator, jobs.stop)) as finished,
         ):
             for job, future in finished:
-                file = jobs.under_way.pop(job.place)
+                file = jobs.in_progress.pop(job.place)
                 try:
-                    watch.image(_store(writer, job.place, file, future))
+                    progress.count_image(_store(writer, job.place, file, future))
                 except CancelledError:
                     continue
                 except BrokenExecutor as error:
@@ -210,7 +216,7 @@ def _label(jobs: _Jobs, labeler: MaskGenerator, engine: Engine, done: int, folde
         if not died:
             state = "stopped" if signals else "finished"
     finally:
-        watch.close(state)
+        progress.close(state)
     if signals:
         raise NotFinished(
             f"interrupted by {signals[0]}; what is finished is kept: run the same command again"
@@ -223,7 +229,7 @@ def _label(jobs: _Jobs, labeler: MaskGenerator, engine: Engine, done: int, folde
 
 
 def _store(writer: Writer, place: int, file: ImageFile, future: Future[LabelResult]) -> int | None:
-    """Store what became of an image; how many masks it has, None if it failed.
+    """Store what became of an image; return how many masks it has, None if it failed.
 
     Raises:
         BrokenExecutor, CancelledError: it was not done.
@@ -234,39 +240,40 @@ def _store(writer: Writer, place: int, file: ImageFile, future: Future[LabelResu
         result = future.result()
     except (BrokenExecutor, CancelledError):
         raise
-    except UserError as error:
-        logger.error("failed: %s: %s", file.name, error)
-        writer.append("failures", place, {**image, "error": str(error)})
-    except Exception as error:  # no image may end the run for the others
-        logger.exception("failed: %s", file.name)
-        told = {
-            "error": f"{type(error).__name__}: {error}",
-            "traceback": traceback.format_exc(),
-        }
-        writer.append("failures", place, {**image, **told})
-    else:
-        image |= {"width": result.width, "height": result.height}
-        if result.reason is not None:
-            image["reason"] = result.reason
-        writer.append("records", place, {**image, "masks": result.records})
-        writer.append("times", place, result.seconds)
-        return len(result.records)
-    return None
+    except Exception as error:  # noqa: BLE001 - no image may end the run for the others
+        failure = _describe_failure(error)
+        logger.error("failed: %s: %s", file.name, failure.get("traceback", failure["error"]))
+        writer.append("failures", place, {**image, **failure})
+        return None
+    image |= {"width": result.width, "height": result.height}
+    if result.reason is not None:
+        image["reason"] = result.reason
+    writer.append("records", place, {**image, "masks": result.records})
+    writer.append("times", place, result.seconds)
+    return len(result.records)
+
+
+def _describe_failure(error: Exception) -> dict[str, str]:
+    """Return what is kept of an image's error; all that is said of it later is read from there."""
+    if isinstance(error, UserError):
+        return {"error": str(error)}
+    where = "".join(traceback.format_exception(error))
+    return {"error": f"{type(error).__name__}: {error}", "traceback": where}
 
 
 @contextlib.contextmanager
 def _stopped_by_signals(stop: threading.Event) -> Iterator[list[str]]:
     """Set ``stop`` at the first SIGINT or SIGTERM; the second SIGINT interrupts as usual.
 
-    Gives a list that the signals' names come into. Signals that are ignored stay so.
+    Yields a list that the signals' names are appended to. Signals that are ignored stay so.
     """
-    told: list[str] = []
+    received: list[str] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         stop.set()
-        told.append(signal.Signals(number).name)
+        received.append(signal.Signals(number).name)
         os.write(2, b"stopping after the images in hand\n")  # logging is not for handlers
 
     before = {}
@@ -275,37 +282,21 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[list[str]]:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, handle)
     try:
-        yield told
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _summarise(store: Store, shard: int, shards: int) -> RunSummary:
-    """What is known of a shard's images."""
-    summary = RunSummary()
-    records, failures, times = (store.index(kind) for kind in ("records", "failures", "times"))
-    for place in range(shard, store.manifest.count, shards):
-        if records.found[place]:
-            summary.count(records[place])
-            if times.found[place]:
-                summary.seconds.update(times[place])
-        else:
-            summary.failures.append(failures[place])
-    for index in (records, failures, times):
-        index.close()
-    return summary
-
-
 def _describe_run(
-    images: ImageList, labeler: MaskGenerator, summary: RunSummary, started: float
+    images: ImageList, generator: MaskGenerator, summary: RunSummary, started: float
 ) -> dict:
     packages = ("torch", "timm", "numpy", "pillow", "scipy", "pycocotools")
     return {
         "command": sys.argv,
         "host": platform.node(),
         "machine": platform.platform(),
-        "device": str(labeler.device),
+        "device": str(generator.device),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},

@@ -1,4 +1,4 @@
-"""Images through a labeler, beside each other and in order.
+"""Images through a mask generator, beside each other and in order.
 
 Every process computes with one thread, so that neither the number of processes nor that of the
 machine's cores changes a bit of the masks; on a CPU, speed comes from processes alone. What is
@@ -52,7 +52,7 @@ class Job:
     place: int = 0
 
     def open(self) -> Path | BinaryIO:
-        """What to read the photograph from.
+        """Return what to read the photograph from.
 
         Raises:
             ImageError: the file has another size than it should, or the tar cannot be read.
@@ -73,16 +73,16 @@ class Job:
 
 
 class Engine(Protocol):
-    """Does the work, somewhere. An engine is a dataclass; its settings go into ``run.json``."""
+    """Runs a mask generator somewhere. It is a dataclass, whose fields go into ``run.json``."""
 
     def __call__(
-        self, jobs: Iterable[Job], labeler: MaskGenerator, stop: threading.Event
+        self, jobs: Iterable[Job], generator: MaskGenerator, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
         """Label images.
 
         Args:
             jobs: what to label; drawn no further ahead than is needed to keep all busy.
-            labeler: finds the masks; where it runs changes no mask of a CPU.
+            generator: finds the masks; where it runs changes no mask of a CPU.
             stop: when it is set, jobs that are waiting need not be done.
 
         Returns:
@@ -95,17 +95,22 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """This process, and others on this machine; see ``label_jobs``."""
+    """Runs a mask generator in this process and others on this machine; see ``label_jobs``.
+
+    Attributes:
+        workers: processes beside this one; 0 for none.
+        batch_size: images that go through the network at once.
+    """
 
     workers: int = 0
     batch_size: int = 1
 
     def __call__(
-        self, jobs: Iterable[Job], labeler: MaskGenerator, stop: threading.Event
+        self, jobs: Iterable[Job], generator: MaskGenerator, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
         """See ``Engine``."""
         jobs, drawn = itertools.tee(jobs)
-        work = label_jobs(drawn, labeler, self.workers, self.batch_size, stop)
+        work = label_jobs(drawn, generator, self.workers, self.batch_size, stop)
         with contextlib.closing(work) as futures:
             yield from zip(jobs, futures, strict=True)
 
@@ -126,7 +131,7 @@ def choose_workers(images: int, processes: int = 1) -> int:
 
 def label_jobs(
     jobs: Iterable[Job],
-    labeler: MaskGenerator,
+    generator: MaskGenerator,
     workers: int,
     batch_size: int,
     stop: threading.Event | None = None,
@@ -139,7 +144,7 @@ def label_jobs(
 
     Args:
         jobs: what to label; drawn no further ahead than is needed to keep all busy.
-        labeler: finds the masks.
+        generator: finds the masks.
         workers: processes; 0 for none.
         batch_size: images that go through the network at once; on a CPU they go one by one all
             the same, see ``FeatureExtractor.start``.
@@ -152,16 +157,16 @@ def label_jobs(
     Raises:
         UserError: there is too little shared memory for so many workers.
     """
-    whole = workers > 0 and labeler.device.type == "cpu"
+    whole = workers > 0 and generator.device.type == "cpu"
     ahead = 2 * workers
     if workers:
-        _check_shared_memory(labeler, 0 if whole else ahead + 3 * batch_size)
+        _check_shared_memory(generator, 0 if whole else ahead + 3 * batch_size)
     skip = multiprocessing.get_context("spawn").Event() if workers else None
-    with one_thread(), _executor(workers, labeler if whole else None, skip) as executor:
+    with one_thread(), _executor(workers, generator if whole else None, skip) as executor:
         if whole:
             futures = _bounded((executor.submit(_label, job) for job in jobs), ahead)
         else:
-            futures = _staged(jobs, labeler, executor, batch_size, ahead)
+            futures = _staged(jobs, generator, executor, batch_size, ahead)
         for future in futures:
             while not wait([future], 1).done:  # before more is started
                 if stop and stop.is_set():
@@ -170,49 +175,49 @@ def label_jobs(
 
 
 def _staged(
-    jobs: Iterable[Job], labeler: MaskGenerator, executor: Executor, batch_size: int, ahead: int
+    jobs: Iterable[Job], generator: MaskGenerator, executor: Executor, batch_size: int, ahead: int
 ) -> Iterator[Future[LabelResult]]:
-    """Decode in the executor, compute features here in batches, finish in the executor."""
-    processor = JobProcessor(labeler.processor)
+    """Preprocess in the executor, run the network here in batches, postprocess in the executor."""
+    processor = JobProcessor(generator.processor)
     here = SynchronousExecutor()
 
-    def launch(batch: list[tuple[Job, Future[Any]]]) -> Callable[[], Iterator[Future]]:
-        """Start the network on a batch; the function returned waits and sends it on."""
-        good = [decoded.result() for _, decoded in batch if decoded.exception() is None]
-        launched = here.submit(labeler.start_forward, good) if good else None
+    def start(batch: list[tuple[Job, Future[Any]]]) -> Callable[[], Iterator[Future]]:
+        """Start the network on a batch; the function returned waits and has it postprocessed."""
+        good = [image.result() for _, image in batch if image.exception() is None]
+        started = here.submit(generator.start_forward, good) if good else None
 
-        def send() -> Iterator[Future]:
-            prepared = here.submit(lambda: iter(launched.result()())) if launched else None
-            for job, decoded in batch:
-                if decoded.exception() is not None:
-                    yield decoded
-                elif prepared.exception() is not None:
-                    yield prepared
+        def postprocess() -> Iterator[Future]:
+            outputs = here.submit(lambda: iter(started.result()())) if started else None
+            for job, image in batch:
+                if image.exception() is not None:
+                    yield image
+                elif outputs.exception() is not None:
+                    yield outputs
                 else:
-                    yield executor.submit(processor.postprocess, next(prepared.result()), job)
+                    yield executor.submit(processor.postprocess, next(outputs.result()), job)
 
-        return send
+        return postprocess
 
-    def finishing() -> Iterator[Future]:
-        before: Callable[[], Iterable[Future]] = tuple
-        decoding = ((job, executor.submit(processor.preprocess, job)) for job in jobs)
-        for batch in _batches(_bounded(decoding, ahead), batch_size):
-            now = launch(batch)
-            yield from before()  # while the network is at work
-            before = now
-        yield from before()
+    def results() -> Iterator[Future]:
+        postprocess_last: Callable[[], Iterable[Future]] = tuple
+        preprocessed = ((job, executor.submit(processor.preprocess, job)) for job in jobs)
+        for batch in _batches(_bounded(preprocessed, ahead), batch_size):
+            postprocess_this = start(batch)
+            yield from postprocess_last()  # while the network is at work
+            postprocess_last = postprocess_this
+        yield from postprocess_last()
 
-    return _bounded(finishing(), ahead)
+    return _bounded(results(), ahead)
 
 
 def _batches(
-    decoding: Iterable[tuple[Job, Future[Any]]], size: int
+    preprocessed: Iterable[tuple[Job, Future[Any]]], size: int
 ) -> Iterator[list[tuple[Job, Future[Any]]]]:
     """Collect until ``size`` images are good; bad ones come along, in their places."""
     batch, good = [], 0
-    for job, decoded in decoding:
-        batch.append((job, decoded))
-        good += decoded.exception() is None  # waits
+    for job, image in preprocessed:
+        batch.append((job, image))
+        good += image.exception() is None  # waits
         if good == size:
             yield batch
             batch, good = [], 0
@@ -220,7 +225,7 @@ def _batches(
 
 
 def _bounded(items: Iterable, ahead: int) -> Iterator:
-    """The items, of which at most ``ahead`` are drawn before the first is given."""
+    """Yield items, of which at most ``ahead`` are drawn before the first is given."""
     items = iter(items)
     drawn = collections.deque(itertools.islice(items, ahead))
     for item in items:
@@ -239,9 +244,9 @@ class JobProcessor:
         """See ``Processor.preprocess``."""
         return self.processor.preprocess(job.open())
 
-    def postprocess(self, prepared: Any, job: Job) -> LabelResult:
+    def postprocess(self, output: Any, job: Job) -> LabelResult:
         """See ``Processor.postprocess``; draws the overlay too."""
-        result = self.processor.postprocess(prepared)
+        result = self.processor.postprocess(output)
         if job.overlay is not None:  # reads the photograph again: it may be too large to carry
             pixels = load_image(job.open(), self.processor.apply_exif)
             save_png(job.overlay, draw_records(pixels, result.records))
@@ -266,13 +271,13 @@ class SynchronousExecutor(Executor):
 
 @contextlib.contextmanager
 def _executor(
-    workers: int, labeler: MaskGenerator | None, skip: Event | None
+    workers: int, generator: MaskGenerator | None, skip: Event | None
 ) -> Iterator[Executor]:
-    """Worker processes, each with a labeler if one is given; what waits at the end is dropped."""
+    """Start worker processes, with a network each if one is given; what waits at the end drops."""
     if not workers:
         yield SynchronousExecutor()
         return
-    pool = Workers(workers, _start_worker, (labeler, skip, os.getpid()), skip)
+    pool = Workers(workers, _start_worker, (generator, skip, os.getpid()), skip)
     try:
         yield pool
     finally:
@@ -280,16 +285,16 @@ def _executor(
 
 
 # a worker's own
-_labeler: MaskGenerator | None = None
+_generator: MaskGenerator | None = None
 _skip: Event | None = None
 _wait_for = getattr(signal, "sigtimedwait", lambda _, seconds: time.sleep(seconds))  # not on macOS
 
 
-def _start_worker(labeler: MaskGenerator | None, skip: Event, parent: int) -> None:
-    global _labeler, _skip
+def _start_worker(generator: MaskGenerator | None, skip: Event, parent: int) -> None:
+    global _generator, _skip
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     use_one_thread()
-    _labeler, _skip = labeler, skip
+    _generator, _skip = generator, skip
 
 
 def _end_with(parent: int) -> None:
@@ -305,16 +310,16 @@ def _label(job: Job) -> LabelResult:
     """All of the work, in a worker with a network."""
     if _skip.is_set():
         raise CancelledError
-    processor = JobProcessor(_labeler.processor)
-    (prepared,) = _labeler.start_forward([processor.preprocess(job)])()
-    return processor.postprocess(prepared, job)
+    processor = JobProcessor(_generator.processor)
+    (output,) = _generator.start_forward([processor.preprocess(job)])()
+    return processor.postprocess(output, job)
 
 
-def _check_shared_memory(labeler: MaskGenerator, images: int) -> None:
+def _check_shared_memory(generator: MaskGenerator, images: int) -> None:
     """Refuse what would end in a bus error: weights, or what the network gives for the images."""
-    wanted = labeler.output_bytes * images
+    wanted = generator.output_bytes * images
     if not images:
-        wanted = sum(weight.nbytes for weight in labeler.weights())
+        wanted = sum(weight.nbytes for weight in generator.weights())
     if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free < wanted:
         raise UserError(
             f"the workers need {wanted / 1e6:.0f} MB of shared memory, more than {SHARED_MEMORY} "

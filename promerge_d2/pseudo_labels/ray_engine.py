@@ -1,6 +1,7 @@
-"""Images through a labeler on a Ray cluster, as three stages of Ray Data.
+"""Images through a mask generator on a Ray cluster, as three stages of Ray Data.
 
-Tasks on any CPU decode, actors hold the network (on a GPU each, if there are), tasks finish. Ray
+Tasks on any CPU preprocess, actors hold the network (on a GPU each, if there are), tasks
+postprocess. Ray
 moves the images between them, holds back what is ahead of the others, starts lost work again and
 takes nodes as they come and go. This process gives out the jobs and takes the results in.
 """
@@ -41,7 +42,7 @@ WINDOW = 4096  # images given to Ray at once; at the end of each the cluster run
 
 @dataclass(frozen=True)
 class RayEngine:
-    """A Ray cluster; see ``Engine``.
+    """Runs a mask generator on a Ray cluster; see ``Engine``.
 
     Attributes:
         address: of the cluster (``auto``, ``ray://host:10001``); None takes RAY_ADDRESS, else
@@ -57,7 +58,7 @@ class RayEngine:
     device: str = "cpu"
 
     def __call__(
-        self, jobs: Iterable[Job], labeler: MaskGenerator, stop: threading.Event
+        self, jobs: Iterable[Job], generator: MaskGenerator, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
         """See ``Engine``; results come as they are ready."""
         ours = not ray.is_initialized()
@@ -67,13 +68,13 @@ class RayEngine:
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
             context.max_errored_blocks = -1  # only dead processes make them
-            shared = ray.put(labeler)
+            shared = ray.put(generator)
             jobs, proven = iter(jobs), False
             while window := list(itertools.islice(jobs, WINDOW)):
                 left = dict.fromkeys(window)
                 # what was lost with a process, after Ray's own tries, once more one by one
                 for size in (self.batch_size, 1):
-                    for table in self._run(list(left), labeler, shared, size):
+                    for table in self._run(list(left), generator, shared, size):
                         for job, future in _taken(table):
                             del left[job]
                             yield job, future
@@ -97,10 +98,10 @@ class RayEngine:
                 ray.shutdown()
 
     def _run(
-        self, window: list[Job], labeler: MaskGenerator, shared: ray.ObjectRef, size: int
+        self, window: list[Job], generator: MaskGenerator, shared: ray.ObjectRef, size: int
     ) -> Iterable:
-        """What is done, ``size`` images at a time; what a dead process had is left out."""
-        processor = JobProcessor(labeler.processor)
+        """Label ``size`` images at a time; what a dead process had is left out."""
+        processor = JobProcessor(generator.processor)
         actors, resources = self._actors()
         options = {
             "batch_size": size,
@@ -126,16 +127,14 @@ class RayEngine:
                 **options,
             )
             .map_batches(
-                functools.partial(
-                    _each, lambda job, prepared: processor.postprocess(prepared, job)
-                ),
+                functools.partial(_each, lambda job, output: processor.postprocess(output, job)),
                 **tasks,
             )
             .iter_batches(batch_size=None, batch_format="pyarrow")
         )
 
     def _actors(self) -> tuple[int, dict[str, int]]:
-        """How many actors, and what each needs."""
+        """Return how many actors there are to be, and what each needs."""
         cluster = ray.cluster_resources()
         if self.device == "cuda":
             if not cluster.get("GPU"):
@@ -186,7 +185,7 @@ def _failed(error: Exception) -> _Failed:
 
 
 def _each(step: Callable[[Job, Any], Any], table: pyarrow.Table) -> pyarrow.Table:
-    """Take each pair a step further."""
+    """Apply a step to each pair."""
     use_one_thread()
     pairs = []
     for job, value in _pairs(table):
@@ -200,21 +199,21 @@ def _each(step: Callable[[Job, Any], Any], table: pyarrow.Table) -> pyarrow.Tabl
 
 
 class _Network:
-    """An actor: decoded images to features."""
+    """An actor: preprocessed images through the network."""
 
-    def __init__(self, labeler: ray.ObjectRef, device: str) -> None:
+    def __init__(self, generator: ray.ObjectRef, device: str) -> None:
         use_one_thread()
-        self._labeler = ray.get(labeler)
-        self._labeler.to(device)
+        self._generator = ray.get(generator)
+        self._generator.to(device)
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
         pairs = _pairs(table)
         good = [value for _, value in pairs if not isinstance(value, _Failed)]
         try:
-            prepared = self._labeler.start_forward(good)() if good else []
+            outputs = self._generator.start_forward(good)() if good else []
         except Exception as error:  # noqa: BLE001 - as of ``_each``
-            prepared = [_failed(error)] * len(good)
-        rest = iter(prepared)
+            outputs = [_failed(error)] * len(good)
+        rest = iter(outputs)
         return _table((j, v if isinstance(v, _Failed) else next(rest)) for j, v in pairs)
 
 

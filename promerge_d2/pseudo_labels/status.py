@@ -1,4 +1,4 @@
-"""Watching a run: a bar on a terminal, a line now and then in a log, ``status.json`` for others."""
+"""Progress of a run: a bar on a terminal, a line now and then in a log, ``status.json``."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 INTERVAL = 30.0  # seconds between lines of a log, and between writes of status.json
 
 
-class Watch:
-    """Counts images and tells of them.
+class ProgressReporter:
+    """Counts images and reports how far the work is.
 
     Args:
         status: ``status.json``, rewritten every interval.
         total: images to do, those done before included.
         done: of them before this run.
-        on_interval: called every interval too.
+        on_interval: called every interval too, such as to flush files.
     """
 
     def __init__(
@@ -39,20 +39,20 @@ class Watch:
         self._before = self._done = done
         self._masks = self._failures = 0
         self._on_interval = on_interval
-        self._started = self._told = time.monotonic()
+        self._started = self._reported = time.monotonic()
         self._bar = tqdm(
             total=total, initial=done, desc="labelling", unit="image", disable=not _terminal()
         )
         self._write("running")
 
-    def image(self, masks: int | None) -> None:
+    def count_image(self, masks: int | None) -> None:
         """Count an image with so many masks; None is a failure."""
         self._done += 1
         self._masks += masks or 0
         self._failures += masks is None
         self._bar.update()
-        if time.monotonic() - self._told >= INTERVAL:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported >= INTERVAL:
+            self._reported = time.monotonic()
             self._on_interval()
             status = self._write("running")
             self._bar.set_postfix_str(

@@ -10,8 +10,9 @@ Layout of ``OUT.json.parts``::
 
 A line is ``checksum run place JSON``: the CRC-32 of the rest as eight hexadecimal digits, the
 manifest's ``run``, the image's place in the manifest, and the content. Every run begins files of
-its own; nothing is ever rewritten. Whatever shard a record is in, it counts for the image: work
-that was begun in three shards may go on in seven.
+its own, numbered on over all shards; nothing is ever rewritten, and of two lines about an image the
+one in the later file counts. Whatever shard a record is in, it counts for the image: work that was
+begun in three shards may go on in seven.
 """
 
 from __future__ import annotations
@@ -49,8 +50,11 @@ class NotFinished(UserError):
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Say what is lost, namely nothing, where ``path`` cannot be written.
+def guard_write(path: str | os.PathLike) -> Iterator[None]:
+    """Turn an error of the disk into a message that what is done is kept.
+
+    Args:
+        path: what is written in the block.
 
     Raises:
         NotFinished: instead of an ``OSError``.
@@ -65,7 +69,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 def parts_of(output: str | os.PathLike) -> Path:
-    """The folder of an output's store."""
+    """Return the folder of an output's store."""
     return Path(f"{os.fspath(output)}.parts")
 
 
@@ -89,32 +93,51 @@ class Store:
         self.manifest = Manifest(self.folder / "manifest.jsonl")
 
     def shard(self, shard: int, shards: int) -> Path:
-        """The folder of a shard."""
+        """Return the folder of a shard."""
         return self.folder / f"shard-{shard}-of-{shards}"
 
     def index(self, kind: str) -> Index:
         """Go through all files of a kind, whole lines and damaged ones.
 
+        Args:
+            kind: one of ``KINDS``.
+
         Raises:
             UserError: a file cannot be read, or belongs to another store.
         """
-        files = sorted(
+        files = [
             path
             for path in self.folder.glob("shard-*/*")
             if path.name.removesuffix(OPEN).endswith(f".{kind}")
-        )
-        return Index(files, self.manifest)
+        ]
+        return Index(sorted(files, key=lambda path: (path.name[:4], path)), self.manifest)
+
+    def failures(self, shard: int = 0, shards: int = 1) -> list[dict]:
+        """Return the last failure of every image of a shard that has no record.
+
+        Args:
+            shard: from 0; by default all images.
+            shards: how many there are.
+        """
+        with self.index("records") as records, self.index("failures") as failures:
+            failed = np.flatnonzero(failures.found & ~records.found)
+            return [failures[place] for place in failed[failed % shards == shard].tolist()]
 
     def writer(self, folder: Path) -> Writer:
-        """New files in a shard's folder, whose lock must be held."""
-        return Writer(folder, self.manifest.run)
+        """Begin new files in a shard's folder, whose lock must be held."""
+        numbers = [
+            int(found[1])
+            for path in self.folder.glob("shard-*/*")
+            if (found := re.match(r"(\d{4})\.", path.name))
+        ]
+        return Writer(folder / f"{max(numbers, default=0) + 1:04d}", self.manifest.run)
 
 
 class Index:
-    """Where the last line about each image is; 16 bytes an image.
+    """Find the last line about each image; memory holds 16 bytes an image.
 
     Args:
-        files: to go through.
+        files: to go through, oldest first.
         manifest: what they belong to.
 
     Attributes:
@@ -156,13 +179,19 @@ class Index:
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
 
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def found(self) -> np.ndarray:
         """(count,) bool: which places of the manifest have a line."""
         return self._file >= 0
 
     def __getitem__(self, place: int) -> dict:
-        """What the line about an image says.
+        """Return what the line about an image says.
 
         Raises:
             UserError: the file is not as it was.
@@ -181,14 +210,14 @@ class Index:
         return json.loads(parsed[2])
 
     def close(self) -> None:
-        """Let go of the files that were read; the next look-up opens them again."""
+        """Close the files that were read; the next look-up opens them again."""
         for file in self._opened.values():
             file.close()
         self._opened.clear()
 
 
 def _parse(line: bytes) -> tuple[bytes, int, bytes] | None:
-    """Run, place and JSON of a line; None if it is not whole."""
+    """Split a line into run, place and JSON; None if it is not whole."""
     checksum, _, rest = line.partition(b" ")
     if not rest.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(rest):
         return None
@@ -200,25 +229,29 @@ class Writer:
     """Appends lines to new files, one write a line, so that a kill costs the last one at most.
 
     Args:
-        folder: of the shard.
+        stem: path of the files without ``.KIND``.
         run: of the manifest.
     """
 
-    def __init__(self, folder: Path, run: str) -> None:
-        numbers = [int(m[1]) for p in folder.iterdir() if (m := re.match(r"(\d{4})\.", p.name))]
-        self._stem = folder / f"{max(numbers, default=0) + 1:04d}"
+    def __init__(self, stem: Path, run: str) -> None:
+        self._stem = stem
         self._run = run
         self._files: dict[str, int] = {}
 
     def append(self, kind: str, place: int, content: Any) -> None:
-        """Add a line about the image at ``place``.
+        """Add a line about an image.
+
+        Args:
+            kind: one of ``KINDS``.
+            place: of the image in the manifest.
+            content: JSON.
 
         Raises:
             NotFinished: it cannot be written; all lines before it are safe.
         """
         rest = f"{self._run} {place} {json.dumps(content, allow_nan=False)}\n".encode()
         line = b"%08x %s" % (zlib.crc32(rest), rest)
-        with writing(self._name(kind)):
+        with guard_write(self._name(kind)):
             if kind not in self._files:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
                 self._files[kind] = os.open(self._name(kind), flags, 0o666)
@@ -233,9 +266,9 @@ class Writer:
                 raise
 
     def sync(self) -> None:
-        """Have what was written survive a power cut."""
+        """Flush what was written to the disk, so that it survives a power cut."""
         for kind, file in self._files.items():
-            with writing(self._name(kind)):
+            with guard_write(self._name(kind)):
                 os.fsync(file)
 
     def close(self) -> None:
@@ -243,7 +276,7 @@ class Writer:
         try:
             self.sync()
             for kind in self._files:
-                with writing(self._name(kind)):
+                with guard_write(self._name(kind)):
                     os.rename(self._name(kind), self._name(kind).removesuffix(OPEN))
         finally:
             for file in self._files.values():
@@ -268,7 +301,7 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
         NotFinished: the file cannot be written.
     """
     make_folder(path.parent)
-    with writing(path):
+    with guard_write(path):
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:

@@ -1,5 +1,6 @@
 """What is finished is never lost: kills, damage, other settings, other processes."""
 
+import functools
 import json
 import logging
 import os
@@ -7,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -285,6 +287,50 @@ def test_records_of_another_output_are_refused(labeler, photos, output, tmp_path
         merge_labels(output)
 
 
+def append(output, place, content, shard="shard-0-of-1"):
+    """Add a record to a store by hand."""
+    store = Store(parts_of(output))
+    writer = store.writer(store.folder / shard)
+    writer.append("records", place, content)
+    writer.close()
+
+
+def test_a_record_behind_the_last_image_is_refused(labeler, photos, output):
+    label(labeler, photos, output)
+    append(output, 10, {"id": 11, "file_name": "0010.png", "masks": []})
+    with pytest.raises(UserError, match=r"0002\.records belongs to another output"):
+        merge_labels(output)
+
+
+@pytest.mark.parametrize("wrong", [{"id": 9}, {"file_name": "0002.png"}])
+def test_a_record_of_another_image_in_its_place_is_refused(labeler, photos, output, wrong):
+    label(labeler, photos, output)
+    append(output, 3, {"id": 4, "file_name": "0003.png", "masks": [], **wrong})
+    with pytest.raises(UserError) as caught:
+        merge_labels(output)
+    for named in (str(next(iter(wrong.values()))), "0003.png (id 4)", str(parts_of(output))):
+        assert named in str(caught.value)
+
+
+def test_of_two_records_the_later_counts_however_files_are_listed(
+    labeler, photos, output, monkeypatch
+):
+    label(labeler, photos, output, shard=1, shards=2)
+    label(labeler, photos, output)
+    size = {"width": 72, "height": 48, "masks": []}
+    append(output, 1, {"id": 2, "file_name": "0001.png", **size, "reason": "first"})
+    # begun later, in a folder that sorts before
+    later = {"id": 2, "file_name": "0001.png", **size, "reason": "second"}
+    append(output, 1, later, shard="shard-0-of-1")
+    append(output, 3, {"id": 4, "file_name": "0003.png", **size, "reason": "first"}, "shard-1-of-2")
+    append(output, 3, {"id": 4, "file_name": "0003.png", **size, "reason": "second"})
+    glob = Path.glob
+    for reverse in (False, True):
+        listed = functools.partial(sorted, reverse=reverse)
+        monkeypatch.setattr(Path, "glob", lambda *a, listed=listed: iter(listed(glob(*a))))
+        assert merge_labels(output).reasons["second"] == 2
+
+
 # Failures
 
 
@@ -299,7 +345,8 @@ def test_failures_are_kept_and_not_tried_again_unless_asked(counting, photos, ou
     save_image(photos / "0003.png", photo())  # other bytes: taken as they are now
     summary = label(counting, photos, output, retry_failed=True)
     assert Counting.calls == 10
-    assert summary.failures == []
+    assert summary.failures == merge_labels(output).failures == []
+    assert read(output.with_suffix(".run.json"))["failures"] == []
     assert [image["id"] for image in read(output)["images"]] == list(range(1, 11))
 
 
