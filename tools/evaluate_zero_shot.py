@@ -19,15 +19,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.coco.ground_truth import GroundTruth, read_ground_truth
+from promerge_d2.data.benchmarks import DataSet, choose_data_sets
+from promerge_d2.data.datasets import datasets_root
 from promerge_d2.evaluation.matches import BACKENDS
-from promerge_d2.evaluation.zero_shot import DataSet, Run, Score, absent, choose, score
+from promerge_d2.evaluation.zero_shot import Run, Score, score
 from promerge_d2.pseudo_labels import RunSummary, print_summary
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
 from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
@@ -71,7 +72,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--root",
         type=Path,
-        default=Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser(),
+        default=datasets_root(),
         help="the folder of the data sets; default: $DETECTRON2_DATASETS, else datasets",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -111,12 +112,12 @@ def main() -> int:
     args = parse_args()
     check_writable(args.output / "index.html")
     own = [DataSet(name, name, Path(json), Path(images)) for name, json, images in args.set]
-    chosen = choose(args.datasets.split(","), args.root, own)
+    chosen = choose_data_sets(args.datasets.split(","), args.root, own)
     runs = [parse_run(text) for text in args.predictions]
     not_run: dict[str, str] = {}
     present = []
     for data_set in chosen:
-        reason = absent(data_set, images_too=args.config_file is not None)
+        reason = data_set.missing(images_too=args.config_file is not None)
         if reason:
             not_run[data_set.name] = reason
         else:

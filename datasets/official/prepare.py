@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from promerge_d2.coco.read import iter_objects, read_images
 from promerge_d2.coco.records import ImageInfo, Instance, locate, slashes
 from promerge_d2.coco.write import coco_writer
 from promerge_d2.data.benchmarks import BENCHMARKS, Benchmark
+from promerge_d2.data.datasets import datasets_root
 from promerge_d2.utils.errors import EXIT_OK, UserError
 from promerge_d2.utils.files import check_writable, path_inside, sha256_of, write_json
 from promerge_d2.utils.image import image_size
@@ -33,7 +33,7 @@ def add_root(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--root",
         type=Path,
-        default=Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser(),
+        default=datasets_root(),
         help="the folder of the data sets; default: $DETECTRON2_DATASETS, else datasets",
     )
 

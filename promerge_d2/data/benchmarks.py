@@ -7,13 +7,47 @@ the same files out of the official ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from promerge_d2.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A ground truth to score on.
+
+    Attributes:
+        name: the registered or given name.
+        title: for tables.
+        json_file: the ground truth.
+        image_root: where its images are.
+        how: what makes the files, for the message when they are missing.
+        images: how many images the whole set has, None where that is not known.
+    """
+
+    name: str
+    title: str
+    json_file: Path
+    image_root: Path
+    how: str = "give paths that exist"
+    images: int | None = None
+
+    def missing(self, images_too: bool) -> str | None:
+        """Say why the data set cannot be used; None if it can.
+
+        Args:
+            images_too: whether the images are needed.
+        """
+        paths = [self.json_file, *([self.image_root] if images_too else [])]
+        lacking = [str(path) for path in paths if not path.exists()]
+        return f"{' and '.join(lacking)} missing; {self.how}" if lacking else None
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One data set.
+    """A public data set, as the papers score on it.
 
     Attributes:
         name: as registered, ``cls_agnostic_...``.
@@ -37,17 +71,17 @@ class Benchmark:
     images: int | None = None
     official: str | None = None
 
-    def ground_truth(self, root: Path) -> Path:
-        """``json_file`` under ``root``, or ``official`` where only that exists."""
-        prepared = root / self.json_file
-        if self.official and not prepared.exists() and (root / self.official).exists():
-            return root / self.official
-        return prepared
+    def under(self, root: Path) -> DataSet:
+        """Find the files under ``$DETECTRON2_DATASETS``; nothing is read.
 
-    @property
-    def how(self) -> str:
-        """What makes the files, for messages."""
-        return f"get the official files from {self.page}, then: python datasets/{self.prepare}"
+        ``official`` is taken where only that exists.
+        """
+        json_file = root / self.json_file
+        if self.official and not json_file.exists() and (root / self.official).exists():
+            json_file = root / self.official
+        how = f"get the official files from {self.page}, then: python datasets/{self.prepare}"
+        image_root = root / self.image_root
+        return DataSet(self.name, self.title, json_file, image_root, how, self.images)
 
 
 _CLIPART = "https://naoto0804.github.io/cross_domain_detection"
@@ -192,7 +226,38 @@ PUBLISHED_SOURCE = (
 
 
 def published(name: str) -> dict[str, float]:
-    """Published AP by method, in per cent; empty where there is none."""
+    """Return the published AP by method, in per cent; empty where there is none."""
     if name not in SIX:
         return {}
     return {method: row[SIX.index(name)] for method, row in PUBLISHED.items()}
+
+
+def choose_data_sets(
+    names: Sequence[str], root: Path, own: Sequence[DataSet] = ()
+) -> list[DataSet]:
+    """Choose data sets to score on.
+
+    Args:
+        names: names with or without ``cls_agnostic_``, ``six`` for the benchmarks of the paper,
+            ``all`` for every known one.
+        root: ``$DETECTRON2_DATASETS``.
+        own: data sets of the user, which are chosen in any case.
+
+    Returns:
+        Each data set once, those of the user last.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    known = {benchmark.name: benchmark.under(root) for benchmark in BENCHMARKS.values()}
+    known |= {data_set.name: data_set for data_set in own}
+    chosen: dict[str, DataSet] = {}
+    for name in names:
+        group = {"all": list(known), "six": list(SIX)}.get(name)
+        for one in group or [name if name in known else f"cls_agnostic_{name}"]:
+            if one not in known:
+                short = ", ".join(n.removeprefix("cls_agnostic_") for n in known)
+                raise UserError(f"no data set is named {name!r}; choose all, six, or from {short}")
+            chosen[one] = known[one]
+    chosen |= {data_set.name: data_set for data_set in own}
+    return list(chosen.values())

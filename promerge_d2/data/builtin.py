@@ -10,9 +10,5 @@ def register_benchmarks() -> None:
     """Register the benchmarks under ``$DETECTRON2_DATASETS``; nothing is read."""
     root = datasets_root()
     for benchmark in BENCHMARKS.values():
-        register_promerge_instances(
-            benchmark.name,
-            benchmark.ground_truth(root),
-            root / benchmark.image_root,
-            benchmark.how,
-        )
+        found = benchmark.under(root)
+        register_promerge_instances(found.name, found.json_file, found.image_root, found.how)

@@ -1,4 +1,4 @@
-"""Score runs on the benchmarks that are present, and say of the others why not.
+"""Score runs of predictions on a data set, all classes as one.
 
 A run is a set of predictions under a name: one file, scored on every data set whose images it has,
 or a folder with a file ``NAME.json`` for each data set, its name with or without
@@ -15,33 +15,12 @@ import numpy as np
 
 from promerge_d2.coco.ground_truth import GroundTruth, read_ground_truth
 from promerge_d2.coco.predictions import PredictionFile, read_predictions
-from promerge_d2.data.benchmarks import BENCHMARKS, SIX
+from promerge_d2.data.benchmarks import DataSet
 from promerge_d2.evaluation.align import NoCommonImageError, Predictions, align_predictions
 from promerge_d2.evaluation.bootstrap import Estimate, bootstrap
 from promerge_d2.evaluation.matches import Matches, match_instances
 from promerge_d2.evaluation.metrics import check_iou_types, metrics_of
 from promerge_d2.utils.errors import UserError
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A ground truth to score on.
-
-    Attributes:
-        name: the registered or given name.
-        title: for tables.
-        json_file: the ground truth.
-        image_root: where its images are.
-        how: what makes the files, for the message when they are missing.
-        images: how many images the whole set has, None where that is not known.
-    """
-
-    name: str
-    title: str
-    json_file: Path
-    image_root: Path
-    how: str = "give paths that exist"
-    images: int | None = None
 
 
 @dataclass
@@ -60,7 +39,7 @@ class Run:
     _file: PredictionFile | None = field(default=None, repr=False)
 
     def predictions(self, data_set: str) -> PredictionFile | None:
-        """Those for a data set; None where the folder has no file for it."""
+        """Read those for a data set; None where the folder has no file for it."""
         if self.path.is_dir():
             names = (data_set, data_set.removeprefix("cls_agnostic_"))
             files = [self.path / f"{name}.json" for name in names]
@@ -104,44 +83,8 @@ class Score:
 
     @property
     def main(self) -> str:
-        """The IoU type that papers report: masks where there are any."""
+        """Return the IoU type that papers report: masks where there are any."""
         return "segm" if "segm" in self.figures else "bbox"
-
-
-def choose(names: Sequence[str], root: Path, own: Sequence[DataSet] = ()) -> list[DataSet]:
-    """The data sets to score on.
-
-    Args:
-        names: names with or without ``cls_agnostic_``, ``six`` for the benchmarks of the paper,
-            ``all`` for every known one.
-        root: ``$DETECTRON2_DATASETS``.
-        own: data sets of the user, which are chosen in any case.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    known = {
-        b.name: DataSet(b.name, b.title, b.ground_truth(root), root / b.image_root, b.how, b.images)
-        for b in BENCHMARKS.values()
-    }
-    known |= {data_set.name: data_set for data_set in own}
-    chosen: dict[str, DataSet] = {}
-    for name in names:
-        group = {"all": list(known), "six": list(SIX)}.get(name)
-        for one in group or [name if name in known else f"cls_agnostic_{name}"]:
-            if one not in known:
-                short = ", ".join(n.removeprefix("cls_agnostic_") for n in known)
-                raise UserError(f"no data set is named {name!r}; choose all, six, or from {short}")
-            chosen[one] = known[one]
-    chosen |= {data_set.name: data_set for data_set in own}
-    return list(chosen.values())
-
-
-def absent(data_set: DataSet, images_too: bool) -> str | None:
-    """Why a data set cannot be scored on; None if it can."""
-    paths = [data_set.json_file, *([data_set.image_root] if images_too else [])]
-    missing = [str(path) for path in paths if not path.exists()]
-    return f"{' and '.join(missing)} missing; {data_set.how}" if missing else None
 
 
 def score(
@@ -154,10 +97,10 @@ def score(
     seed: int = 0,
     only_listed: bool = False,
 ) -> tuple[list[Score], dict[str, str]]:
-    """Score runs on a data set; the first one that has predictions is what others compare with.
+    """Score runs on a data set and compare them with the first one that has predictions.
 
     Args:
-        data_set: one that is not ``absent``.
+        data_set: one whose files are there, see ``DataSet.missing``.
         runs: the runs.
         detections: how many an image are matched, if a run keeps more than 100; at least 100.
         backend: of ``match_instances``.

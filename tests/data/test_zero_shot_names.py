@@ -70,7 +70,7 @@ def test_the_official_coco_file_serves_until_it_is_prepared(root):
     assert [item["category_id"] for item in record["annotations"]] == [0]
     ready = folder / "coco_cls_agnostic_instances_val2017.json"
     ready.write_bytes(official.read_bytes())
-    assert BENCHMARKS["cls_agnostic_coco"].ground_truth(root) == ready
+    assert BENCHMARKS["cls_agnostic_coco"].under(root).json_file == ready
 
 
 def test_published_rows():

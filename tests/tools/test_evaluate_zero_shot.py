@@ -17,11 +17,11 @@ from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_
 from detectron2.evaluation import inference_on_dataset
 
 from promerge_d2.data import register_promerge_instances
+from promerge_d2.data.benchmarks import DataSet, choose_data_sets
 from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.engine.detector import DetectorMaskGenerator, load_detector
 from promerge_d2.engine.setup import read_config
 from promerge_d2.evaluation.evaluator import ClassAgnosticEvaluator
-from promerge_d2.evaluation.zero_shot import DataSet, choose
 from promerge_d2.utils.errors import UserError
 from tests.engine.conftest import config, left_as_found, photos  # noqa: F401 - fixtures
 from tests.helpers import ROOT, coco_json, run_tool, save_image, square
@@ -291,15 +291,18 @@ def test_a_picture_that_is_absent_costs_no_figure(evaluate, runs, root):
 
 
 def test_names(tmp_path):
-    six = [data_set.name for data_set in choose(["six"], tmp_path)]
+    six = [data_set.name for data_set in choose_data_sets(["six"], tmp_path)]
     assert len(six) == 6
-    assert choose(["six", "cls_agnostic_coco"], tmp_path)[0].name == "cls_agnostic_coco"
-    assert len(choose(["six", "coco"], tmp_path)) == 6
-    assert set(six) < {data_set.name for data_set in choose(["all"], tmp_path)}
+    assert choose_data_sets(["six", "cls_agnostic_coco"], tmp_path)[0].name == "cls_agnostic_coco"
+    assert len(choose_data_sets(["six", "coco"], tmp_path)) == 6
+    assert set(six) < {data_set.name for data_set in choose_data_sets(["all"], tmp_path)}
     own = DataSet("mine", "mine", tmp_path / "mine.json", tmp_path)
-    assert [d.name for d in choose(["kitti"], tmp_path, [own])] == ["cls_agnostic_kitti", "mine"]
+    assert [d.name for d in choose_data_sets(["kitti"], tmp_path, [own])] == [
+        "cls_agnostic_kitti",
+        "mine",
+    ]
     with pytest.raises(UserError, match="choose all, six, or from coco, coco20k"):
-        choose([""], tmp_path)
+        choose_data_sets([""], tmp_path)
 
 
 # --- a detector -----------------------------------------------------------------------------------
