@@ -1,72 +1,58 @@
 """What an accelerator gives: features by batch and precision, the pipeline around it, the masks.
 
 With random weights there are no masks to speak of. The pipeline then does all of the labeler's
-work on the features that come out and goes on with stored masks, so that refinement and encoding
-have what they would have.
+work on the features that come out and goes on with three discs, so that refinement and encoding
+have work to do.
 
-Shape letters: C channels, H and W rows and columns of the patch grid, S sets of M masks.
+Shape letters: M masks, H and W rows and columns of the patch grid.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from pycocotools import mask as mask_utils
 
 from benchmarks.measure import Figures
 from benchmarks.report import list_table
 from benchmarks.speed.compare import agreement, identical
 from benchmarks.speed.harness import Benchmark
-from benchmarks.speed.methods import METHODS, Method, Workload
+from benchmarks.speed.methods import METHODS, Workload
 from promerge_d2.features import PRECISIONS, FeatureExtractor
-from promerge_d2.labeler import GridConfig, ProMergeConfig, ProMergeLabeler, grid_masks
+from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler
 from promerge_d2.labeler.promerge.labeler import Stages
 from promerge_d2.pseudo_labels.local_engine import Job, choose_workers, label_jobs
-from promerge_d2.utils.files import read_json
 
-REPLAYED = 3  # masks an image
 BATCHES = (1, 8, 32)
 IMAGENET = 1_281_167  # images of ImageNet-1K's training set
 
 
-@dataclass(frozen=True)
-class ReplayConfig(ProMergeConfig):
-    """Settings of ``ReplayLabeler``.
-
-    Attributes:
-        replay: a file of ``numpy.save``: masks (S, M, H, W) bool.
-    """
-
-    replay: str = ""
-
-
 class ReplayLabeler(ProMergeLabeler):
-    """ProMerge whose masks are replaced, at the end of the grid stage, by stored ones."""
-
-    config_class = ReplayConfig
+    """ProMerge whose masks are replaced, at the end of the grid stage, by ``disc_masks``."""
 
     @staticmethod
-    def grid_masks(features: torch.Tensor, config: GridConfig) -> Stages:
-        """Run the stages, for their time; return a stored set, picked by the features."""
-        assert isinstance(config, ReplayConfig)
-        stages = grid_masks(features[0], config)
-        sets = _load(config.replay)
-        stages.merged = sets[int(1e6 * features[0, 0, 0, 0].abs()) % len(sets)]
-        stages.reason = None
+    def grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stages:
+        """Run the stages, for their time; return other masks."""
+        stages = ProMergeLabeler.grid_masks(features, config)
+        stages.merged, stages.reason = disc_masks(*features.shape[-2:]), None
         return stages
 
 
-@functools.cache
-def _load(file: str) -> np.ndarray:
-    return np.load(file)
+def disc_masks(rows: int, columns: int) -> np.ndarray:
+    """Draw discs of 3, 6 and 12 % of the grid beside each other: (3, rows, columns) bool."""
+    y, x = np.mgrid[:rows, :columns]
+    places = ((0.25, 0.2, 0.03), (0.7, 0.3, 0.06), (0.45, 0.7, 0.12))
+    return np.array(
+        [
+            ((y + 0.5) / rows - down) ** 2 + ((x + 0.5) / columns - right) ** 2 < share / np.pi
+            for down, right, share in places
+        ]
+    )
 
 
 def measure_device(bench: Benchmark) -> None:
@@ -88,12 +74,8 @@ def measure_device(bench: Benchmark) -> None:
     precision, batch_size = max(rates, key=lambda kind: rates[kind])
     figures["device.features_images_per_s"] = rates[precision, batch_size]
     workload = dataclasses.replace(plan.workload, precision=precision)
-    replay = ""
-    if workload.random_weights and plan.annotations is not None:
-        replay = str(bench.folder / "masks.npy")
-        save_annotated_masks(plan.annotations, Path(replay), bench.config.grid)
     count, workers = plan.stream, choose_workers(plan.stream)
-    args = (workload, plan.images, count, workers, batch_size, replay)
+    args = (workload, plan.images, count, workers, batch_size)
     rate, masks = bench.call("device", f"{count} images, {workers} workers", pipeline_rate, *args)
     figures["device.images_per_s"] = rate
     figures["device.masks_per_image"] = masks
@@ -102,7 +84,7 @@ def measure_device(bench: Benchmark) -> None:
     bench.notes.append(
         f"The device's pipeline ran with {precision}, {batch_size} images at once, {workers} "
         f"workers, {count} images"
-        + (f", replaying {REPLAYED} stored masks an image." if replay else ".")
+        + (", going on with three discs an image." if workload.random_weights else ".")
     )
     if not workload.random_weights:
         found = bench.call("device", "masks", masks_by_device, plan.workload, plan.images)
@@ -115,35 +97,6 @@ def device_parts(figures: Figures) -> list[str]:
     """Write everything about the device, by name; nothing where nothing was measured."""
     rows = {n: n.removeprefix("device.") for n in figures if n.startswith("device.")}
     return ["**Device**", list_table(figures, rows)] if rows else []
-
-
-def save_annotated_masks(annotations: Path, file: Path, grid: tuple[int, int]) -> None:
-    """Rasterise the first objects of every annotated photograph.
-
-    Args:
-        annotations: COCO JSON with polygons; photographs with fewer than ``REPLAYED`` objects are
-            left out.
-        file: gets the masks (S, M, H, W) bool, see ``ReplayConfig``.
-        grid: H and W.
-    """
-    data = read_json(annotations, "annotations of the sample photographs")
-    rows, columns = grid
-    sets = []
-    for image in data["images"]:
-        objects = [item for item in data["annotations"] if item["image_id"] == image["id"]]
-        scale = np.array([columns / image["width"], rows / image["height"]])
-        polygons = [
-            [(np.reshape(part, (-1, 2)) * scale).ravel().tolist() for part in item["segmentation"]]
-            for item in objects[:REPLAYED]
-        ]
-        masks = [
-            mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(parts, rows, columns))) > 0
-            for parts in polygons
-        ]
-        if len(masks) == REPLAYED and all(mask.any() for mask in masks):
-            sets.append(masks)
-    with open(file, "wb") as out:
-        np.save(out, np.array(sets))
 
 
 def features_rate(workload: Workload, batch_size: int, seconds: float) -> tuple[float, float]:
@@ -186,7 +139,6 @@ def pipeline_rate(
     count: int,
     workers: int,
     batch_size: int,
-    replay: str = "",
 ) -> tuple[float, float]:
     """Measure images a second from file to records.
 
@@ -199,15 +151,14 @@ def pipeline_rate(
         count: how many in all.
         workers: processes beside this one.
         batch_size: images through the network at once.
-        replay: see ``ReplayConfig``; empty for the masks that are found.
 
     Returns:
         Images a second, and masks an image.
     """
     method = METHODS["ours"]
-    if replay:
-        settings = {"replay": replay, "refine_min_iou": 0}  # the masks are of other photographs
-        method = Method(method.title, method.preset, ReplayLabeler, method.extractor, settings)
+    if workload.random_weights:  # no photograph confirms the discs
+        settings = {"refine_min_iou": 0}
+        method = dataclasses.replace(method, labeler=ReplayLabeler, settings=settings)
     jobs = (Job(path) for path in itertools.islice(itertools.cycle(files), count))
     done, masks = [], 0
     for future in label_jobs(jobs, workload.labeler(method), workers, batch_size):

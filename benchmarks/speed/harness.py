@@ -47,8 +47,6 @@ class Plan:
         processes: for throughput.
         fresh: in fresh processes of one thread; False is quick, and its times mean little.
         full: sweeps as well.
-        annotations: COCO JSON with polygons, whose objects stand in for masks where the network
-            has random weights.
         seconds: how long each speed of the device's network is measured.
         stream: images that go through the device's pipeline.
     """
@@ -62,7 +60,6 @@ class Plan:
     processes: int = 2
     fresh: bool = True
     full: bool = False
-    annotations: Path | None = None
     seconds: float = 5
     stream: int = 1024
 
@@ -93,8 +90,7 @@ def plan_from(args: argparse.Namespace) -> Plan:
         settings=settings,
     )
     names = [images.names[place] for place in spread(len(images.names), args.count)]
-    annotations = ROOT / "datasets/sample/annotations.json"
-    return Plan(workload, tuple(map(images.path, names)), full=args.full, annotations=annotations)
+    return Plan(workload, tuple(map(images.path, names)), full=args.full)
 
 
 def sample(part: str) -> Path:

@@ -264,9 +264,8 @@ class ReleasedLabeler(ReleasedRefinement, ProMergeLabeler):
     """ProMerge by loops."""
 
     @staticmethod
-    def grid_masks(features: torch.Tensor, config: GridConfig) -> Stages:
+    def grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stages:
         """Find masks on the patch grid, see ``released_grid_masks``."""
-        assert isinstance(config, ProMergeConfig)
         return released_grid_masks(features[0], config)
 
 

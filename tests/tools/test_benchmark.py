@@ -42,7 +42,7 @@ def test_writes_figures_tables_and_picture(monkeypatch, tmp_path, photos, capsys
     assert figures["device.images_per_s"] > 0
     assert "12x12 patches, 2 images" in (tmp_path / "page.md").read_text()
     assert (tmp_path / "plot.svg").stat().st_size > 0
-    assert "replaying" in capsys.readouterr().out
+    assert "three discs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

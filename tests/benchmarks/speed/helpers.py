@@ -3,7 +3,6 @@
 import json
 
 from benchmarks.speed import device, sweeps
-from tests.helpers import ROOT
 
 SETTINGS = {"grid": (12, 12), "stride": 2}
 QUICK = {
@@ -12,7 +11,6 @@ QUICK = {
     "repeats": 2,
     "slow_repeats": 1,
     "fresh": False,
-    "annotations": ROOT / "datasets/sample/annotations.json",
     "seconds": 0.01,
     "stream": 4,
 }

@@ -1,5 +1,4 @@
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ def test_random_weights_measure_the_device_alone(images, short_sweeps, tmp_path)
     assert "total.ratio_to_released" not in figures
     assert not any("iou" in name for name in figures)
     text = results.markdown()
-    assert "replaying 3 stored masks an image" in text
+    assert "three discs an image" in text
     assert "times faster" not in text
     plot(figures, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
@@ -40,19 +39,8 @@ def test_masks_of_a_device_are_compared_with_the_cpu(workload, images):
     assert found["bf16"][0].shape[1:] == (12, 12)
 
 
-def test_annotated_objects_become_mask_sets(tmp_path):
-    box = [0, 0, 50, 0, 50, 100, 0, 100]  # left half of 100x100
-    strip = [0, 75, 100, 75, 100, 100, 0, 100]  # lowest quarter
-    annotations = [
-        {"image_id": image, "segmentation": [polygon]}
-        for image, polygons in ((1, [box, strip, box, strip]), (2, [box]))
-        for polygon in polygons
-    ]
-    sizes = [{"id": image, "width": 100, "height": 100} for image in (1, 2)]
-    (tmp_path / "a.json").write_text(json.dumps({"images": sizes, "annotations": annotations}))
-    device.save_annotated_masks(tmp_path / "a.json", tmp_path / "masks.npy", (8, 4))
-    sets = np.load(tmp_path / "masks.npy")
-    assert sets.shape == (1, 3, 8, 4)  # the second photograph has too few
-    left, low = np.zeros((8, 4), bool), np.zeros((8, 4), bool)
-    left[:, :2] = low[6:] = True
-    assert np.array_equal(sets[0], [left, low, left])
+def test_discs_are_apart_and_of_their_size():
+    masks = device.disc_masks(60, 90)
+    assert masks.shape == (3, 60, 90)
+    assert masks.sum(axis=0).max() == 1
+    assert masks.mean(axis=(1, 2)) == pytest.approx([0.03, 0.06, 0.12], rel=0.05)
