@@ -134,8 +134,10 @@ def plot(figures: Figures, path: Path) -> None:
         methods = [name for name in METHODS if f"{name}.total_s" in figures]
         seconds = {s: [figures[f"{name}.{s}_s"] for name in methods] for s in STAGES}
         bars(left, methods, seconds, stacked=True)
-        left.set(xlabel="seconds an image, one thread", title="whole labeler")
-        left.legend(fontsize=8)
+        left.set_xlabel("seconds an image, one thread")
+        left.legend(
+            fontsize=8, ncols=len(STAGES), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1)
+        )
         ratios = [name for _, name, _ in RATIOS if name in figures]
         values = [figures[name] for name in ratios]
         around = [figures[f"{name}.iqr"] / 2 for name in ratios]
