@@ -135,9 +135,8 @@ def plot(figures: Figures, path: Path) -> None:
         seconds = {s: [figures[f"{name}.{s}_s"] for name in methods] for s in STAGES}
         bars(left, methods, seconds, stacked=True)
         left.set_xlabel("seconds an image, one thread")
-        left.legend(
-            fontsize=8, ncols=len(STAGES), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1)
-        )
+        above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
+        left.legend(fontsize=8, ncols=len(STAGES), frameon=False, **above)
         ratios = [name for _, name, _ in RATIOS if name in figures]
         values = [figures[name] for name in ratios]
         around = [figures[f"{name}.iqr"] / 2 for name in ratios]
