@@ -22,7 +22,7 @@ STAGES = ("foreground", "background", "pruned", "merged")
 
 
 def main() -> int:
-    """Check every file; stop at the first difference."""
+    """Check every file, stop at the first difference, and return the exit code."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of .npz files")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -49,7 +49,15 @@ def main() -> int:
 
 
 def compare(golden: dict[str, np.ndarray], device: str) -> str | None:
-    """Describe the first stage that differs, or return None."""
+    """Compare our stages with the stored ones.
+
+    Args:
+        golden: the arrays of a file.
+        device: where to compute.
+
+    Returns:
+        What the first stage that differs has, or None.
+    """
     config = ProMergeConfig(
         grid=golden["features"].shape[1:],
         stride=int(golden["stride"]),
@@ -78,7 +86,14 @@ def compare(golden: dict[str, np.ndarray], device: str) -> str | None:
 
 
 def as_set(masks: np.ndarray) -> set[bytes]:
-    """Masks (M, H, W), or one mask (H, W), as a set that ignores order and repetition."""
+    """Make masks comparable without their order and repetitions.
+
+    Args:
+        masks: (M, H, W), or one mask (H, W).
+
+    Returns:
+        Each different mask as bytes.
+    """
     masks = masks.astype(bool)
     return {mask.tobytes() for mask in (masks if masks.ndim == 3 else masks[None])}
 

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import timm
@@ -50,6 +51,7 @@ def resample_position_embedding(
     if (height, width) == (side, side):
         return embedding
     grid = embedding.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    target: dict[str, Any]
     if how == "offset":
         target = {"scale_factor": ((height + 0.1) / side, (width + 0.1) / side)}
     else:
@@ -62,7 +64,7 @@ def resample_position_embedding(
 
 
 def relative_position_bias(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """BEiT's bias of attention for any grid.
+    """Spread BEiT's bias of attention to any grid.
 
     Each distance on a smaller grid keeps its bias. For a larger grid the distances of the training
     are spread to the largest that there is, in steps that grow by a constant factor, so that near
@@ -89,7 +91,7 @@ def relative_position_bias(table: torch.Tensor, height: int, width: int) -> torc
 
 
 def _spread(side: int, size: int) -> np.ndarray:
-    """(2 * size - 1, 2 * side - 1) weights of the distances of the training, one axis."""
+    """Return (2 * size - 1, 2 * side - 1) weights of the training's distances, one axis."""
     low, high = 1.0, 2.0
     while high - low > 1e-9:
         factor = (low + high) / 2
@@ -106,8 +108,8 @@ def _spread(side: int, size: int) -> np.ndarray:
 class FeatureExtractor(nn.Module):
     """A frozen network that gives one feature a patch.
 
-    The default facet of a ViT is the key of the last block, as ProMerge uses (promerge.md A3); the
-    last block is computed only as far as the facets asked for need it.
+    The default facet of a ViT is the key of the last block, as ProMerge uses (paper, section 3);
+    the last block is computed only as far as the facets asked for need it.
 
     Args:
         backbone: the registry's entry.
@@ -178,6 +180,9 @@ class FeatureExtractor(nn.Module):
             precision: see the class.
             compiled: see the class.
 
+        Returns:
+            The extractor, on the device.
+
         Raises:
             UserError: unknown name, facet or precision, a facet that the backbone lacks, a device
                 that cannot be used, or weights that are missing or wrong.
@@ -197,7 +202,7 @@ class FeatureExtractor(nn.Module):
         return self.pixel_mean.device
 
     def features(self, images: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """Features of images as ``resize_image`` gives them.
+        """Compute the features of images as ``resize_image`` gives them.
 
         Args:
             images: N of (H * patch, W * patch, 3) uint8 RGB, all of one size.
@@ -208,11 +213,17 @@ class FeatureExtractor(nn.Module):
         return self.start(images)()
 
     def start(self, images: Sequence[np.ndarray]) -> Callable[[], list[torch.Tensor]]:
-        """Start on images; the function returned waits and gives what ``features`` gives.
+        """Start on images, and return at once on a GPU.
 
         On a GPU the whole batch goes through the network at once, and copies and network run
         beside the caller. On a CPU, where a batch is no faster, images go one by one before this
         returns, so that no bit of an image's features depends on its neighbours.
+
+        Args:
+            images: as of ``features``.
+
+        Returns:
+            A function that waits and gives what ``features`` gives.
         """
         if self.device.type != "cuda":
             found = [self(self.normalise(torch.from_numpy(image)[None]))[0] for image in images]
@@ -246,7 +257,7 @@ class FeatureExtractor(nn.Module):
 
     @torch.no_grad()  # the compiler cannot do with inference_mode
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of normalised images.
+        """Compute the features of normalised images.
 
         Args:
             images: (N, 3, H * patch, W * patch) float32, see ``normalise``.
@@ -265,7 +276,7 @@ class FeatureExtractor(nn.Module):
         return features
 
     def facets(self, images: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Several facets of one pass, uncentred.
+        """Compute several facets in one pass, uncentred.
 
         Args:
             images: (N, 3, H * patch, W * patch) float32.
@@ -340,7 +351,7 @@ class FeatureExtractor(nn.Module):
         return torch.cat([first.expand(len(images), -1, -1), patches], dim=1)
 
     def _positions(self, height: int, width: int) -> dict[str, torch.Tensor]:
-        """What attention must know of the grid, as the blocks take it: nothing in a plain ViT."""
+        """Return what attention must know of the grid, as the blocks take it."""
         if getattr(self.vit, "rope", None) is not None:
             return {"rope": self.vit.rope.get_embed([height, width])}
         if getattr(self.vit, "rel_pos_bias", None) is not None:
@@ -350,7 +361,15 @@ class FeatureExtractor(nn.Module):
 
 
 def check_facet(backbone: Backbone, facet: str) -> None:
-    """Raise a ``UserError`` unless the backbone has the facet."""
+    """Check that a backbone has a facet.
+
+    Args:
+        backbone: the registry's entry.
+        facet: a name of ``FACETS``.
+
+    Raises:
+        UserError: there is no such facet, or this backbone has not got it.
+    """
     if facet not in FACETS:
         raise UserError(f"no facet is named {facet!r}; known: {', '.join(FACETS)}")
     if facet not in backbone.facets:
@@ -361,7 +380,14 @@ def check_facet(backbone: Backbone, facet: str) -> None:
 
 
 def check_device(device: str | torch.device) -> None:
-    """Raise a ``UserError`` unless tensors can be made on the device."""
+    """Check that tensors can be made on a device.
+
+    Args:
+        device: as torch takes it.
+
+    Raises:
+        UserError: they cannot; with torch's reason.
+    """
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter without CUDA in torch
@@ -372,7 +398,14 @@ def check_device(device: str | torch.device) -> None:
 
 
 def build_vit(backbone: Backbone) -> nn.Module:
-    """Timm's model for an entry, with random weights and no classifier."""
+    """Build timm's model for an entry, with random weights and no classifier.
+
+    Args:
+        backbone: the registry's entry.
+
+    Returns:
+        The model.
+    """
     vit = timm.create_model(
         backbone.architecture, pretrained=False, num_classes=0, **backbone.options
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from promerge_d2.utils.errors import UserError
 
@@ -78,7 +79,17 @@ BACKBONES: dict[str, Backbone] = {}
 
 
 def register_backbone(backbone: Backbone) -> Backbone:
-    """Add a backbone to the registry; a name can be taken once (``ValueError``)."""
+    """Add a backbone to the registry.
+
+    Args:
+        backbone: under a name of its own.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: the name is taken.
+    """
     if backbone.name in BACKBONES:
         raise ValueError(f"a backbone named {backbone.name} is registered already")
     BACKBONES[backbone.name] = backbone
@@ -87,6 +98,12 @@ def register_backbone(backbone: Backbone) -> Backbone:
 
 def get_backbone(name: str) -> Backbone:
     """Look a backbone up.
+
+    Args:
+        name: of the registry.
+
+    Returns:
+        The entry.
 
     Raises:
         UserError: the name is unknown; the message lists the names and the nearest match.
@@ -99,7 +116,7 @@ def get_backbone(name: str) -> Backbone:
 
 
 def backbones_table() -> str:
-    """The registry as a Markdown table, a backbone a row, with a line break at its end."""
+    """Return the registry as a Markdown table, a backbone a row, with a line break at its end."""
     head = "name, patch, channels, prefix tokens, facets, mean removed, weights, licence"
     columns = [*head.split(", "), "commercial use", "where"]
     rows = [columns, ["---"] * len(columns)]
@@ -133,7 +150,7 @@ _SIZES = {"s": ("small", 384), "b": ("base", 768), "l": ("large", 1024)}
 
 
 def _register_dino() -> None:
-    about = {
+    about: dict[str, Any] = {
         "training": "DINO: self-supervised on ImageNet-1K",
         "licence": "Apache-2.0",
         "commercial_use": True,
@@ -163,8 +180,8 @@ def _register_dino() -> None:
     )
 
 
-def _register_resnet50(name: str, **about: object) -> None:
-    """Its last stage: one feature for 32 pixels, 2048 channels that are never negative."""
+def _register_resnet50(name: str, **about: Any) -> None:
+    """Register a ResNet's last stage: a feature for 32 pixels, 2048 channels, never negative."""
     register_backbone(
         Backbone(
             name=name,
@@ -244,7 +261,7 @@ def _register_dinov3() -> None:
 
 
 def _register_masked() -> None:
-    """Networks trained to fill in masked patches."""
+    """Register networks trained to fill in masked patches."""
     for size, patch, word, width in (
         ("b", 16, "base", 768),
         ("l", 16, "large", 1024),

@@ -30,7 +30,7 @@ class WeightsError(UserError):
 
 
 def cache_dir() -> Path:
-    """The folder for fetched weights.
+    """Return the folder for fetched weights.
 
     ``$PROMERGE_D2_CACHE``, else ``promerge_d2`` under ``$XDG_CACHE_HOME`` or ``~/.cache``.
     """
@@ -42,7 +42,14 @@ def cache_dir() -> Path:
 
 
 def cached_path(url: str) -> Path:
-    """Where a file fetched from ``url`` is kept."""
+    """Return where a fetched file is kept.
+
+    Args:
+        url: that it is fetched from.
+
+    Returns:
+        A path in ``cache_dir``.
+    """
     folders, name = url.rsplit("/", 1)
     if name.startswith("checkpoint"):  # all of iBOT's have one name
         name = "_".join([*folders.split("/")[-2:], name])

@@ -25,6 +25,12 @@ PRESETS: dict[str, type[Labeler]] = {
 def labeler_of_preset(preset: str) -> type[Labeler]:
     """Find the labeler that a preset belongs to; preset names are unique over labelers.
 
+    Args:
+        preset: a name of ``PRESETS``.
+
+    Returns:
+        The labeler's class.
+
     Raises:
         UserError: no preset has this name; the known ones are listed.
     """

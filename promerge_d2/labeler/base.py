@@ -16,7 +16,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from promerge_d2.labeler.refine import Refiner, check_refiner, refine_masks
 from promerge_d2.labeler.refine.resize import resize_mask, upsample
 from promerge_d2.utils.image import ImageLike, load_image, resize_image
 from promerge_d2.version import __version__
+
+ConfigT = TypeVar("ConfigT", bound=GridConfig)
 
 
 @dataclass
@@ -81,7 +83,7 @@ class GridMasks:
     reason: str | None = None
 
 
-class Labeler(ABC):
+class Labeler(ABC, Generic[ConfigT]):
     """Training-free instance masks from patch features; a subclass says how they are found.
 
     It is a ``MaskGenerator``.
@@ -96,16 +98,16 @@ class Labeler(ABC):
 
     name: ClassVar[str]  # in label files
     title: ClassVar[str]  # in sentences
-    config_class: ClassVar[type[GridConfig]]
+    config_class: type[ConfigT]
     # why an image has no mask, and what to turn; the only place that says so
     reasons: ClassVar[dict[str, str]] = {
         "all_rejected_by_refinement": "refinement changed every mask beyond recognition; lower "
         "refine_min_iou, or refine=none"
     }
 
-    def __init__(self, extractor: FeatureExtractor, config: GridConfig | None = None) -> None:
+    def __init__(self, extractor: FeatureExtractor, config: ConfigT | None = None) -> None:
         self.extractor = extractor
-        self.config = config or self.config_class()
+        self.config: ConfigT = config or self.config_class()
         check_refiner(self.config.refine)
 
     @classmethod
@@ -120,7 +122,7 @@ class Labeler(ABC):
         precision: str = "fp32",
         compiled: bool = False,
         **overrides: object,
-    ) -> Labeler:
+    ) -> Labeler[ConfigT]:
         """Build a labeler by names.
 
         Args:
@@ -136,6 +138,9 @@ class Labeler(ABC):
             **overrides: settings of ``config_class``, such as ``grid=34`` (the cost of features
                 grows with its square) or ``refine="none"``.
 
+        Returns:
+            The labeler, its weights loaded.
+
         Raises:
             UserError: unknown names, bad values, weights that are missing or wrong.
         """
@@ -148,30 +153,43 @@ class Labeler(ABC):
 
     @staticmethod
     @abstractmethod
-    def grid_masks(features: torch.Tensor, config: GridConfig) -> GridMasks:
+    def grid_masks(features: torch.Tensor, config: ConfigT) -> GridMasks:
         """Find masks on the patch grid.
 
         Args:
             features: (V, C, H, W) raw float32 features.
             config: the labeler's; ``config.grid`` is not used.
+
+        Returns:
+            The masks, or why there are none.
         """
 
     @classmethod
-    def tile_count(cls, config: GridConfig) -> int:
-        """Count the tiles that ``tiles`` gives."""
+    def tile_count(cls, config: ConfigT) -> int:
+        """Count the tiles that ``tiles`` gives.
+
+        Args:
+            config: the labeler's.
+
+        Returns:
+            0, unless a subclass has tiles.
+        """
         return 0
 
     @classmethod
     def tiles(
-        cls, pixels: np.ndarray, rows: int, columns: int, config: GridConfig
+        cls, pixels: np.ndarray, rows: int, columns: int, config: ConfigT
     ) -> list[np.ndarray]:
-        """Cut out the parts of the photograph that the network sees beside the whole: none.
+        """Cut out the parts of the photograph that the network sees beside the whole.
 
         Args:
             pixels: (h, w, 3) uint8 RGB, the upright photograph.
             rows: of the patch grid, H.
             columns: W.
             config: the labeler's.
+
+        Returns:
+            ``tile_count`` pictures (h', w', 3) uint8 RGB; none, unless a subclass has tiles.
         """
         return []
 
@@ -198,7 +216,17 @@ class Labeler(ABC):
         return self.label(image).records
 
     def label(self, image: ImageLike) -> LabelResult:
-        """Find the objects of one image, with its size and the reason when there are none."""
+        """Find the objects of one image, with its size and the reason when there are none.
+
+        Args:
+            image: see ``__call__``.
+
+        Returns:
+            The image's masks.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
         (result,) = self.label_batch([image])
         return result
 
@@ -207,7 +235,17 @@ class Labeler(ABC):
     ) -> Iterator[LabelResult]:
         """Label images lazily, in their order, ``batch_size`` at a time.
 
-        On a CPU the masks are those of single calls; see ``FeatureExtractor.features``.
+        On a CPU the masks are those of single calls; see ``FeatureExtractor.start``.
+
+        Args:
+            images: see ``__call__``.
+            batch_size: images that go through the network together.
+
+        Yields:
+            Each image's masks.
+
+        Raises:
+            ImageError: an image cannot be read.
         """
         images = iter(images)
         processor = self.processor
@@ -216,17 +254,17 @@ class Labeler(ABC):
 
     @property
     def processor(self) -> GridProcessor:
-        """The work around the network, see ``MaskGenerator``."""
+        """Return the work around the network, see ``MaskGenerator``."""
         return GridProcessor(type(self), self.config, self.extractor.backbone.patch)
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Return where the network is."""
         return self.extractor.device
 
     @property
     def output_bytes(self) -> int:
-        """Bytes of an image's raw float32 features."""
+        """Return the bytes of an image's raw float32 features."""
         rows, columns = self.config.grid
         views = 1 + self.tile_count(self.config)
         return 4 * views * rows * columns * self.extractor.backbone.width
@@ -236,11 +274,11 @@ class Labeler(ABC):
         return self.extractor.parameters()
 
     def to(self, device: str | torch.device) -> None:
-        """Move the network."""
+        """Move the network to a device."""
         self.extractor.to(device)
 
     def describe(self, preset: str) -> dict:
-        """Describe what the masks follow from, see ``MaskGenerator``."""
+        """Describe what the masks follow from, see ``MaskGenerator.describe``."""
         extractor = self.extractor
         backbone = extractor.backbone
         return {
@@ -274,7 +312,14 @@ class Labeler(ABC):
     def start_forward(
         self, images: Sequence[PreprocessedImage]
     ) -> Callable[[], list[ImageFeatures]]:
-        """Start ``forward``; the function returned waits and gives what it gives."""
+        """Start ``forward``, see ``FeatureExtractor.start``.
+
+        Args:
+            images: as of ``forward``.
+
+        Returns:
+            A function that waits and gives what ``forward`` gives.
+        """
         started = time.perf_counter()
         shapes: dict[tuple[int, ...], list[int]] = {}  # a batch is of one shape
         for index, image in enumerate(images):
@@ -312,7 +357,7 @@ class Labeler(ABC):
 
     @classmethod
     def postprocess(
-        cls, image: ImageFeatures, config: GridConfig, refiner: Refiner | None = None
+        cls, image: ImageFeatures, config: ConfigT, refiner: Refiner | None = None
     ) -> LabelResult:
         """Find masks on the grid, refine them, make their records.
 
@@ -334,7 +379,7 @@ class Labeler(ABC):
         cls,
         image: ImageFeatures,
         grid: GridMasks,
-        config: GridConfig,
+        config: ConfigT,
         refiner: Refiner | None = None,
     ) -> LabelResult:
         """Refine masks of the grid and make their records: the second half of ``postprocess``.
@@ -356,11 +401,11 @@ class Labeler(ABC):
             return result
         masks, kept = cls.refine(image.working_image, grid.merged, config, refiner)
         scores = np.ones(len(masks)) if grid.scores is None else grid.scores[kept]
-        masks = [resize_mask(mask, image.height, image.width) for mask in masks]
+        resized = [resize_mask(mask, image.height, image.width) for mask in masks]
         refined = time.perf_counter()
         result.records = [
             mask_record(mask, float(score))
-            for mask, score in zip(masks, scores, strict=True)
+            for mask, score in zip(resized, scores, strict=True)
             if mask.any()
         ]
         result.seconds["refinement"] = refined - found
@@ -371,7 +416,7 @@ class Labeler(ABC):
 
     @staticmethod
     def refine(
-        image: np.ndarray, masks: np.ndarray, config: GridConfig, refiner: Refiner | None = None
+        image: np.ndarray, masks: np.ndarray, config: ConfigT, refiner: Refiner | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Refine the masks of an image as the release does, dropping those not confirmed.
 
@@ -409,7 +454,7 @@ class GridProcessor:
 
     @property
     def apply_exif(self) -> bool:
-        """Whether photographs are turned upright."""
+        """Return whether photographs are turned upright."""
         return self.config.apply_exif
 
     def preprocess(self, image: ImageLike) -> PreprocessedImage:
@@ -419,6 +464,9 @@ class GridProcessor:
 
         Args:
             image: a file's path, a PIL image, or an RGB array (H, W, 3) uint8.
+
+        Returns:
+            What the network and the refiner see.
 
         Raises:
             ImageError: the image cannot be read.
@@ -437,5 +485,5 @@ class GridProcessor:
         return PreprocessedImage(height, width, views, working, seconds)
 
     def postprocess(self, output: ImageFeatures) -> LabelResult:
-        """Make masks, see ``Labeler.postprocess``."""
+        """Make masks of an image, see ``Labeler.postprocess``."""
         return self.labeler.postprocess(output, self.config)

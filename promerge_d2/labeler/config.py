@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.utils.errors import UserError
 
 Check = tuple[bool, str, str]  # whether all is well, the setting, what it should be
+ConfigT = TypeVar("ConfigT", bound="GridConfig")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class GridConfig:
             turned against what detectron2 shows.
     """
 
-    presets: ClassVar[dict[str, dict[str, object]]]  # by name, unique over all labelers
+    presets: ClassVar[dict[str, dict[str, Any]]]  # by name, unique over all labelers
 
     grid: tuple[int, int] = (60, 60)
     keep_aspect: bool = False
@@ -47,7 +48,7 @@ class GridConfig:
                 raise UserError(f"labeler setting {name} is {getattr(self, name)!r}, not {wanted}")
 
     def _checks(self) -> list[Check]:
-        """What the values must hold; a subclass adds its own."""
+        """Return what the values must be; a subclass adds its own."""
         return [
             (len(self.grid) == 2 and min(self.grid) >= 2, "grid", "two sides of 2 or more"),
             self._one_of("refine", REFINERS),
@@ -56,12 +57,24 @@ class GridConfig:
         ]
 
     def grid_for(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the patch grid of an image of height x width pixels."""
+        """Return the rows and columns of an image's patch grid.
+
+        Args:
+            height: of the upright image, in pixels.
+            width: likewise.
+
+        Returns:
+            H and W.
+        """
         rows, columns = self.grid
         if not self.keep_aspect:
             return rows, columns
         side = (height * width / (rows * columns)) ** 0.5  # of a patch, in pixels
-        return max(2, round(height / side)), max(2, round(width / side))
+        most = rows * columns // 2  # of a strip that is thinner than two patches
+        return (
+            max(2, min(most, round(height / side))),
+            max(2, min(most, round(width / side))),
+        )
 
     def _one_of(self, name: str, names: tuple[str, ...] | dict) -> Check:
         return getattr(self, name) in names, name, " or ".join(names)
@@ -73,12 +86,15 @@ class GridConfig:
         return getattr(self, name) >= low, name, f"{low} or more"
 
     @classmethod
-    def from_preset(cls, preset: str | None = None, **overrides: object) -> GridConfig:
+    def from_preset(cls: type[ConfigT], preset: str | None = None, **overrides: Any) -> ConfigT:
         """Take a preset with some settings replaced.
 
         Args:
             preset: a name of ``presets``; None takes the first.
             **overrides: settings by name; a string is read as the setting's type.
+
+        Returns:
+            The settings.
 
         Raises:
             UserError: an unknown preset or setting (the nearest name is given), or a bad value.
@@ -99,7 +115,7 @@ class GridConfig:
         return cls(**{**cls.presets[preset], **overrides})
 
 
-def _parse(name: str, text: str, default: object) -> object:
+def _parse(name: str, text: str, default: Any) -> Any:
     """Read ``text`` as a value of the default's type."""
     try:
         if isinstance(default, tuple):

@@ -45,7 +45,7 @@ class Processor(Protocol):
     def apply_exif(self) -> bool: ...  # noqa: D102 - above
 
     def preprocess(self, image: ImageLike) -> Any:
-        """Make an image ready for ``MaskGenerator.forward``.
+        """Make an image ready for ``MaskGenerator.start_forward``.
 
         Args:
             image: a file's path, a PIL image, or an RGB array (H, W, 3) uint8.
@@ -56,7 +56,11 @@ class Processor(Protocol):
         ...
 
     def postprocess(self, output: Any) -> LabelResult:
-        """Make masks from what ``MaskGenerator.forward`` gave for an image."""
+        """Make masks of an image.
+
+        Args:
+            output: what ``MaskGenerator.start_forward`` gave for it.
+        """
         ...
 
 
@@ -69,7 +73,7 @@ class MaskGenerator(Protocol):
         reasons: why an image has no mask, by the key in label files.
         processor: see there.
         device: where the network is.
-        output_bytes: size of what ``forward`` gives for an image.
+        output_bytes: size of what ``start_forward`` gives for an image.
     """
 
     @property
@@ -99,7 +103,10 @@ class MaskGenerator(Protocol):
         ...
 
     def start_forward(self, images: Sequence[Any]) -> Callable[[], list[Any]]:
-        """Start the network on images that ``Processor.preprocess`` gave.
+        """Start the network on images.
+
+        Args:
+            images: of ``Processor.preprocess``.
 
         Returns:
             A function that waits and gives, for each image, what ``Processor.postprocess`` takes.

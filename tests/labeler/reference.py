@@ -1,6 +1,6 @@
 """A slow, obvious reference of ProMerge's grid stages, for the tests only.
 
-Written from the project's description of the method (promerge.md, A3 and C1 to C3), before and
+Written from a description of the method (docs/algorithm.md holds its numbers), before and
 without looking at `promerge_d2.labeler` (only the filter kind "none" follows its docstring): plain
 loops, numpy float64, one prompt and one mask at a time. Masks are bool arrays (H, W), row first;
 features are (C, H, W). Masks of equal area are taken in the order of their prompts, row by row,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from promerge_d2.labeler.config import Check, GridConfig
 
@@ -19,7 +19,7 @@ class MaskCutConfig(GridConfig):
         min_area: a later mask of at most this share of the grid is void.
     """
 
-    presets: ClassVar[dict[str, dict[str, object]]] = {"maskcut": {}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"maskcut": {}}
 
     tau: float = 0.15
     masks: int = 3

@@ -101,7 +101,7 @@ def maskcut_masks(
     """
     shape = features.shape[1:]
     alike, active = alike_graph(features, config.tau)
-    masks = []
+    masks: list[np.ndarray] = []
     for _ in range(config.masks):
         neighbours = sum_alike(alike, active, np.ones(len(active)))  # of each patch, with itself
         if neighbours.max() <= 1 or neighbours.min() == len(active):
@@ -116,7 +116,7 @@ def maskcut_masks(
     return GridMasks(merged, reason=None if masks else "no_cut")
 
 
-class MaskCutLabeler(Labeler):
+class MaskCutLabeler(Labeler[MaskCutConfig]):
     """Training-free instance masks by iterated normalised cuts, to compare ProMerge with.
 
     Example::

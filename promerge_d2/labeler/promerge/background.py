@@ -1,4 +1,4 @@
-"""Background vote (paper section 3; promerge.md C1 step 7).
+"""Background vote (paper, section 3; docs/algorithm.md).
 
 Shape letters: B background candidates, H and W rows and columns of the patch grid.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def vote_background(candidates: np.ndarray, vote: float = 0.5) -> np.ndarray:
-    """The patches that more than a share ``vote`` of the candidates call background.
+    """Find the patches that more than a share ``vote`` of the candidates call background.
 
     Example: of the candidates ``[[[1, 1, 0]], [[1, 0, 0]]]`` the vote at 0.5 keeps ``[[1, 0, 0]]``.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from promerge_d2.labeler.config import Check, GridConfig
 from promerge_d2.labeler.promerge.filtering import FILTERS
@@ -12,7 +12,7 @@ from promerge_d2.labeler.promerge.prompting import SIDE_RULES
 
 @dataclass(frozen=True)
 class ProMergeConfig(GridConfig):
-    """Settings of ``promerge``. The defaults are the released ones (promerge.md A3).
+    """Settings of ``promerge``. The defaults are the released ones (docs/algorithm.md).
 
     Attributes:
         stride: patches between prompts. 4 on a 60x60 grid makes K = 225 prompts, 6 makes 100.
@@ -32,7 +32,7 @@ class ProMergeConfig(GridConfig):
             (paper: tau_merge^f).
     """
 
-    presets: ClassVar[dict[str, dict[str, object]]] = {
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
         # K = 100 evenly spaced prompts, and a side is covered by "at least half" of it.
         "paper": {"stride": 6, "side_rule": "at_least_half"},
         # What the released code does: 225 prompts, a side is covered by more than half of it.
@@ -53,8 +53,10 @@ class ProMergeConfig(GridConfig):
     tau_merge_f: float = 0.1
 
     def _checks(self) -> list[Check]:
-        shares = ("component_share", "background_vote", "min_background", "tau_ioa")
-        shares += ("tau_merge_ioa", "tau_merge_gate")
+        shares = (
+            *("component_share", "background_vote", "min_background"),
+            *("tau_ioa", "tau_merge_ioa", "tau_merge_gate"),
+        )
         return [
             *super()._checks(),
             self._at_least("stride", 1),

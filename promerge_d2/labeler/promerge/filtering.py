@@ -1,4 +1,4 @@
-"""Cascade filter: masks that look like background leave (paper section 3; promerge.md C1 step 8).
+"""Cascade filter: masks that look like background leave (paper, section 3; docs/algorithm.md).
 
 Shape letters: C channels, H and W rows and columns of the patch grid, M masks, P kept masks.
 """
@@ -14,7 +14,7 @@ FILTERS = ("cascade", "ioa", "feature", "none")
 
 
 def mean_feature(unit: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
-    """Mean of the unit features inside a mask, not normalised again (as the release).
+    """Average the unit features inside a mask, without normalising again (as the release).
 
     Args:
         unit: (C, H, W) normalised features.
@@ -23,11 +23,11 @@ def mean_feature(unit: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
     Returns:
         (C,) float32.
     """
-    return unit.flatten(1) @ _as_numbers(mask.ravel(), unit) / np.count_nonzero(mask)
+    return unit.flatten(1) @ _as_numbers(mask.ravel(), unit) / int(mask.sum())
 
 
 def pack(masks: np.ndarray) -> list[int]:
-    """Masks as integers of H * W bits, on which ``&`` and ``bit_count`` cost next to nothing.
+    """Turn masks into integers of H * W bits: ``&`` and ``bit_count`` cost next to nothing.
 
     Args:
         masks: (M, H, W) bool.
@@ -40,7 +40,16 @@ def pack(masks: np.ndarray) -> list[int]:
 
 
 def unpack(packed: Sequence[int], height: int, width: int) -> np.ndarray:
-    """The masks (M, H, W) bool that ``pack`` made into M integers."""
+    """Turn integers into masks again, see ``pack``.
+
+    Args:
+        packed: M integers.
+        height: rows of the grid, H.
+        width: columns, W.
+
+    Returns:
+        (M, H, W) bool.
+    """
     length = -(-height * width // 8)
     rows = np.frombuffer(b"".join(bits.to_bytes(length, "big") for bits in packed), np.uint8)
     flat = np.unpackbits(rows.reshape(-1, length), axis=1, count=height * width)
@@ -66,7 +75,7 @@ def cascade_filter(
     Args:
         unit: (C, H, W) normalised features.
         foreground: (M, H, W) bool, none empty.
-        background: (H, W) bool, not empty; not used if ``kind`` is ``"none"``.
+        background: (H, W) bool, not empty; may be None if ``kind`` is ``"none"``.
         kind: ``"cascade"`` for both tests, ``"ioa"`` or ``"feature"`` for one of them, ``"none"``
             to keep every mask.
         tau_ioa: share in [0, 1].
@@ -80,6 +89,7 @@ def cascade_filter(
     order = np.argsort(areas, kind="stable")
     if kind == "none" or not len(order):
         return foreground[order]
+    assert background is not None
     if kind != "ioa":
         # this test depends on nothing kept before, and what it drops never joins the union
         similarity = mean_similarities(unit, foreground, areas, mean_feature(unit, background))
@@ -99,7 +109,7 @@ def cascade_filter(
 def mean_similarities(
     unit: torch.Tensor, masks: np.ndarray, areas: np.ndarray, feature: torch.Tensor
 ) -> np.ndarray:
-    """Product of each mask's mean feature with a feature.
+    """Multiply each mask's mean feature with a feature.
 
     It is the mean, over the mask, of the patches' products, of which there is one set for all
     masks: no mask's mean feature needs to be made.
@@ -119,5 +129,5 @@ def mean_similarities(
 
 
 def _as_numbers(masks: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    """A bool array as a tensor of another's type and device."""
+    """Make a bool array a tensor of another's type and device."""
     return torch.from_numpy(masks.view(np.uint8)).to(like)  # from bool torch takes six times longer

@@ -80,7 +80,7 @@ def grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stages:
     return stages
 
 
-class ProMergeLabeler(Labeler):
+class ProMergeLabeler(Labeler[ProMergeConfig]):
     """Training-free instance masks by prompting and merging patch features.
 
     Example::

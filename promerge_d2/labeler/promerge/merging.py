@@ -1,4 +1,4 @@
-"""Merging of masks, large to small (paper section 3; promerge.md C1 step 9).
+"""Merging of masks, large to small (paper, section 3; docs/algorithm.md).
 
 Shape letters: C channels, H and W rows and columns of the patch grid, P masks, M merged masks.
 """

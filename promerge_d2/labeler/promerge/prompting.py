@@ -1,4 +1,4 @@
-"""Point prompting (paper section 3; promerge.md A3 and C1 steps 3 to 5).
+"""Point prompting (paper, section 3; docs/algorithm.md).
 
 Shape letters: C channels, H and W rows and columns of the patch grid, K prompts, M masks,
 B background candidates. All coordinates are (row, column) of the patch grid.
@@ -15,9 +15,14 @@ SIDE_RULES = ("more_than_half", "at_least_half")
 
 
 def prompt_grid(height: int, width: int, stride: int) -> np.ndarray:
-    """Prompts at rows and columns 0, stride, 2 * stride, ...
+    """Place prompts at rows and columns 0, stride, 2 * stride, ...
 
     Example: ``prompt_grid(3, 4, 2)`` is ``[[0, 0], [0, 2], [2, 0], [2, 2]]``.
+
+    Args:
+        height: rows of the grid, H.
+        width: columns, W.
+        stride: patches between prompts.
 
     Returns:
         (K, 2) int64 (row, column), row by row.
@@ -27,7 +32,7 @@ def prompt_grid(height: int, width: int, stride: int) -> np.ndarray:
 
 
 def prompt_masks(unit: torch.Tensor, prompts: np.ndarray, tau_b: float) -> np.ndarray:
-    """One mask a prompt: the patches whose cosine with the prompt's exceeds ``tau_b``.
+    """Find each prompt's mask: the patches whose cosine with it exceeds ``tau_b``.
 
     Args:
         unit: (C, H, W) normalised features.
@@ -45,13 +50,13 @@ def prompt_masks(unit: torch.Tensor, prompts: np.ndarray, tau_b: float) -> np.nd
 
 
 def covers_sides(masks: np.ndarray, side_rule: str) -> np.ndarray:
-    """Which masks cover at least two sides of the grid.
+    """Find the masks that cover at least two sides of the grid.
 
     Args:
         masks: (K, H, W) bool.
         side_rule: a side counts as covered when ``"at_least_half"`` of its patches are in the
             mask (the paper's words) or ``"more_than_half"`` (what the release's half-to-even
-            rounding amounts to; promerge.md C2).
+            rounding amounts to; docs/algorithm.md).
 
     Returns:
         (K,) bool.
@@ -94,7 +99,7 @@ def point_prompting(
     side_rule: str,
     component_share: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Foreground masks and background candidates of a grid of point prompts.
+    """Make foreground masks and background candidates from a grid of point prompts.
 
     A prompt's mask that covers two sides or more becomes, whole, a background candidate; any
     other is split into components.

@@ -11,6 +11,7 @@ Shape letters: P pixels, d feature dimensions, V lattice points in use, S signal
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -34,38 +35,47 @@ class PermutohedralLattice:
         gain: factor that the blur leaves to be made good.
 
     Raises:
-        ValueError: the features spread too far to be told apart (thousands of deviations).
+        ValueError: the features spread too far to be told apart: in five dimensions by thousands
+            of deviations, in all of them.
     """
 
     def __init__(self, features: np.ndarray) -> None:
         d, count = features.shape
         # of the embedding's basis: the blur then has unit variance
         scale = np.sqrt(2 / 3) * (d + 1) / np.sqrt([(i + 1) * (i + 2) for i in range(d)])
-        bits = 63 // d  # of one coordinate in a packed key
         reach = np.array([max(row.max(), -row.min()) for row in features])
-        if not d * (reach @ scale) + d + 1 < 1 << (bits - 1):
-            raise ValueError(f"features reach {reach.max()} standard deviations, too far")
+        places = _lay_out(reach * scale)
         points, weights, keys = _embed(
-            np.ascontiguousarray(features, np.float32), tuple(np.float32(scale)), bits
+            np.ascontiguousarray(features, np.float32), tuple(scale.astype(np.float32)), places
         )
         order = np.argsort(keys)  # in this order, neighbours are read one after another
         place = np.empty(len(order) + 1, np.int32)
         place[order + 1] = np.arange(len(order), dtype=np.int32)
         self.points, self.weights = place[points], weights
-        self.neighbours = _link(keys[order], d, bits)
+        self.neighbours = _link(keys[order], places)
         self.gain = np.float32(1 / (1 + 2.0**-d))
         norm = self.filter(np.ones(count, np.float32))
         weights *= (1 / np.sqrt(norm + np.float32(1e-20)))[:, None]
 
     def filter(self, signal: np.ndarray) -> np.ndarray:
-        """The Gaussian filter of a signal (P,) float32, normalised; gives (P,) float32."""
+        """Filter a signal by the normalised Gaussian.
+
+        Args:
+            signal: (P,) float32.
+
+        Returns:
+            (P,) float32.
+        """
         return self.gain * _filter(signal, self.points, self.weights, self.neighbours)
 
     def crop(self, pixels: np.ndarray) -> PermutohedralLattice:
-        """The lattice of some of its pixels only, with the weights that they have here.
+        """Make the lattice of some of its pixels only, with the weights that they have here.
 
         Args:
             pixels: their numbers, rising.
+
+        Returns:
+            The lattice of these pixels.
         """
         if len(pixels) == len(self.points):
             return self
@@ -75,8 +85,33 @@ class PermutohedralLattice:
         return part
 
 
+def _lay_out(reach: np.ndarray) -> np.ndarray:
+    """Lay out the coordinates of a point in one integer of 63 bits, each with what it needs.
+
+    Args:
+        reach: (d,) float64, how far each feature goes, scaled.
+
+    Returns:
+        (d,) int64, what one step along each coordinate adds to the integer.
+    """
+    d = len(reach)
+    # coordinate j is the sum of the scaled features from j on, less j times the one before
+    farthest = [reach[j:].sum() + (j * reach[j - 1] if j else 0) for j in range(d)]
+    # corners and neighbours lie at most d + 1 further each, the nearest point half of it
+    bits = [int(np.ceil(far) + 3 * (d + 1)).bit_length() + 1 for far in farthest]
+    if sum(bits) > 63:
+        raise ValueError(f"features reach {reach.max():.0f} standard deviations, too far")
+    return np.array([1 << sum(bits[j + 1 :]) for j in range(d)], np.int64)
+
+
 @njit(cache=True, boundscheck=False)
-def blur(values, neighbours, first, second, lanes):  # noqa: ANN001, ANN201 # pragma: no cover
+def blur(  # pragma: no cover - compiled
+    values: np.ndarray,
+    neighbours: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    lanes: tuple[np.float32, ...],
+) -> np.ndarray:
     """Blur values on the lattice points along every direction in turn.
 
     Args:
@@ -103,7 +138,9 @@ def blur(values, neighbours, first, second, lanes):  # noqa: ANN001, ANN201 # pr
 
 
 @njit(cache=True, boundscheck=False)
-def _filter(signal, points, weights, neighbours):  # noqa: ANN001, ANN202 # pragma: no cover
+def _filter(  # pragma: no cover - compiled
+    signal: np.ndarray, points: np.ndarray, weights: np.ndarray, neighbours: np.ndarray
+) -> np.ndarray:
     """Splat, blur, slice."""
     values = np.zeros((neighbours.shape[1] + 1, 1), np.float32)
     for p in range(len(points)):
@@ -119,8 +156,10 @@ def _filter(signal, points, weights, neighbours):  # noqa: ANN001, ANN202 # prag
 
 
 @njit(cache=True, boundscheck=False)
-def _embed(features, scale, bits):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
-    """Corners and barycentric coordinates of every pixel, and the corners' packed coordinates.
+def _embed(  # pragma: no cover - compiled
+    features: np.ndarray, scale: tuple[np.float32, ...], places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find corners and barycentric coordinates of every pixel, and the corners' keys.
 
     Pixels go in blocks: first the arithmetic, coordinate by coordinate so that it vectorises,
     then the look-ups, which do not wait for one another.
@@ -144,11 +183,9 @@ def _embed(features, scale, bits):  # noqa: ANN001, ANN202 # pragma: no cover - 
     key = np.empty(_BLOCK * (d + 1), np.int64)
     missing = np.empty(_BLOCK * (d + 1), np.int64)
     # packed: one in every coordinate, and d + 1 in one; the last coordinate follows from the others
-    ones = np.int64(0)
+    ones = places.sum()
     leap = np.zeros(d + 1, np.int64)
-    for i in range(d):
-        ones = (ones << bits) + 1
-        leap[i] = np.int64(d + 1) << (bits * (d - 1 - i))
+    leap[:d] = (d + 1) * places
     sorted_residual = np.empty(d + 1, np.float32)  # by rank
     sorted_leap = np.empty(d + 1, np.int64)
     for first in range(0, count, _BLOCK):
@@ -157,7 +194,7 @@ def _embed(features, scale, bits):  # noqa: ANN001, ANN202 # pragma: no cover - 
         for b in range(block.shape[1]):
             packed = np.int64(0)
             for i in range(d):
-                packed = (packed << bits) + nearest[i, b]
+                packed += nearest[i, b] * places[i]
             for i in range(d + 1):
                 sorted_residual[rank[i, b]] = residual[i, b]
                 sorted_leap[rank[i, b]] = leap[i]
@@ -194,14 +231,14 @@ def _embed(features, scale, bits):  # noqa: ANN001, ANN202 # pragma: no cover - 
 
 
 @njit(cache=True, boundscheck=False)
-def _find_simplices(  # noqa: ANN202 # pragma: no cover - compiled
-    features,  # noqa: ANN001 - (d, B)
-    scale,  # noqa: ANN001
-    residual,  # noqa: ANN001 - all three are written, (d + 1, _BLOCK)
-    nearest,  # noqa: ANN001
-    rank,  # noqa: ANN001
-):
-    """The nearest remainder-0 point, the distance from it and that distance's rank."""
+def _find_simplices(  # pragma: no cover - compiled
+    features: np.ndarray,  # (d, B)
+    scale: tuple[np.float32, ...],
+    residual: np.ndarray,  # all three are written, (d + 1, _BLOCK)
+    nearest: np.ndarray,
+    rank: np.ndarray,
+) -> None:
+    """Find the nearest remainder-0 point, the distance from it and that distance's rank."""
     d, count = features.shape
     inverse = np.float32(1 / (d + 1))
     total = np.zeros(count, np.float32)
@@ -241,14 +278,17 @@ def _find_simplices(  # noqa: ANN202 # pragma: no cover - compiled
 
 
 @njit(cache=True, boundscheck=False, inline="always")
-def _hash(key, log_size):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
-    """Fibonacci hashing: the highest bits of the product, which every coordinate has changed."""
-    return ((key * np.int64(-7046029254386353131)) >> (64 - log_size)) & ((1 << log_size) - 1)
+def _hash(key: Any, log_size: int) -> Any:  # pragma: no cover - compiled
+    """Hash a key as Fibonacci: the highest bits of a product, which all coordinates change."""
+    product = key * np.int64(-7046029254386353131)
+    return (product >> (64 - log_size)) & ((1 << log_size) - 1)
 
 
 @njit(cache=True, boundscheck=False)
-def _find(table, keys, key, log_size):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
-    """The slot that holds ``key``, or the free one that is to hold it."""
+def _find(  # pragma: no cover - compiled
+    table: np.ndarray, keys: np.ndarray, key: Any, log_size: int
+) -> Any:
+    """Find the slot that holds ``key``, or the free one that is to hold it."""
     slot = _hash(key, log_size)
     while table[slot] != 0 and keys[table[slot]] != key:
         slot = (slot + 1) & (len(table) - 1)
@@ -256,15 +296,15 @@ def _find(table, keys, key, log_size):  # noqa: ANN001, ANN202 # pragma: no cove
 
 
 @njit(cache=True, boundscheck=False)
-def _link(keys, d, bits):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
-    """Both neighbours of every lattice point in every direction; ``keys`` rise."""
-    count = len(keys)
+def _link(keys: np.ndarray, places: np.ndarray) -> np.ndarray:  # pragma: no cover - compiled
+    """Find both neighbours of every lattice point in every direction; ``keys`` rise."""
+    count, d = len(keys), len(places)
     neighbours = np.full((d + 1, count, 2), count, np.int32)
     for j in range(d + 1):
         # a step along direction j: -1 in every coordinate but d in the j-th
         step = np.int64(0)
         for i in range(d):
-            step = (step << bits) + (d if i == j else -1)
+            step += places[i] * (d if i == j else -1)
         u = 0
         for v in range(count):
             while u < count and keys[u] < keys[v] + step:
@@ -276,8 +316,10 @@ def _link(keys, d, bits):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
 
 
 @njit(cache=True, boundscheck=False)
-def _crop(points, neighbours, pixels):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
-    """Corners of some pixels, and neighbours of these points, which keep their order."""
+def _crop(  # pragma: no cover - compiled
+    points: np.ndarray, neighbours: np.ndarray, pixels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find corners of some pixels, and neighbours of these points, which keep their order."""
     count = neighbours.shape[1]
     place = np.full(count + 1, -1, np.int32)
     for p in pixels:

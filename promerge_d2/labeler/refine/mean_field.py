@@ -1,6 +1,6 @@
 """Mean-field inference of the dense CRF for all masks of an image at once.
 
-The model is the released one (promerge.md A3): two labels, Potts compatibility, a spatial and a
+The model is the released one (docs/algorithm.md): two labels, Potts compatibility, a spatial and a
 bilateral Gaussian kernel on the permutohedral lattice (Kraehenbuehl and Koltun, 2011). Three
 things make it fast, none of them an approximation that shows:
 
@@ -104,9 +104,9 @@ def _infer_background(
     spatial_weight: float,
     iterations: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Messages and ``t`` (R, P) float32 of a mask without pixels, by round, until they rest."""
-    messages = [np.zeros(len(joint.points), np.float32)]
-    beliefs = [np.full_like(messages[0], np.tanh(-0.5))]
+    """Return messages and ``t`` (R, P) float32 of a mask without pixels, round by round."""
+    messages: list[np.ndarray] = [np.zeros(len(joint.points), np.float32)]
+    beliefs: list[np.ndarray] = [np.full_like(messages[0], np.tanh(-0.5))]
     for _ in range(iterations):
         messages.append(
             np.float32(joint_weight) * joint.filter(beliefs[-1])
@@ -119,9 +119,9 @@ def _infer_background(
 
 
 def _boxes(masks: np.ndarray, margin: int) -> np.ndarray:
-    """Top, left, bottom and right (M, 4) of the masks, wider by a margin; all, if empty."""
+    """Return top, left, bottom and right (M, 4) of the masks, wider by a margin; all, if empty."""
     _, height, width = masks.shape
-    rows, columns = masks.any(axis=2), masks.any(axis=1)
+    rows, columns = (np.asarray(masks.any(axis=axis)) for axis in (2, 1))
     top_left = np.stack([rows.argmax(axis=1), columns.argmax(axis=1)], axis=1)
     beyond = np.stack([rows[:, ::-1].argmax(axis=1), columns[:, ::-1].argmax(axis=1)], axis=1)
     return np.concatenate(
@@ -134,10 +134,13 @@ def _boxes(masks: np.ndarray, margin: int) -> np.ndarray:
 
 
 def _group(boxes: np.ndarray) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Masks that go side by side, and the box around theirs; large ones first, near ones together.
+    """Group masks that go side by side: large ones first, near ones together.
 
     Args:
         boxes: (M, 4), see ``_boxes``.
+
+    Yields:
+        Up to four masks' numbers, and the box around theirs.
     """
 
     def area(boxes: np.ndarray) -> np.ndarray:
@@ -161,34 +164,34 @@ def _group(boxes: np.ndarray) -> Iterator[tuple[list[int], np.ndarray]]:
 
 @functools.lru_cache(maxsize=8)
 def _positions(height: int, width: int, deviation: float) -> np.ndarray:
-    """Column and row of every pixel (2, P) float32, in standard deviations."""
+    """Return column and row of every pixel (2, P) float32, in standard deviations."""
     rows, columns = np.divmod(np.arange(height * width, dtype=np.int64), width)
     return np.stack([columns, rows]).astype(np.float32) / np.float32(deviation)
 
 
 @functools.lru_cache(maxsize=4)
 def _spatial_lattice(height: int, width: int, deviation: float) -> PermutohedralLattice:
-    """The lattice of positions alone, the same for all images of a size."""
+    """Make the lattice of positions alone, the same for all images of a size."""
     return PermutohedralLattice(_positions(height, width, deviation))
 
 
 @njit(cache=True, boundscheck=False)
-def _infer(  # noqa: ANN202 # pragma: no cover - compiled
-    inside,  # noqa: ANN001 - (P, M) bool
-    messages,  # noqa: ANN001 - (R, P) of the background, by round; the last stands for all later
-    beliefs,  # noqa: ANN001 - likewise; sent are differences from these
-    points_b,  # noqa: ANN001 - the bilateral kernel's lattice
-    weights_b,  # noqa: ANN001
-    neighbours_b,  # noqa: ANN001
-    gain_b,  # noqa: ANN001 - its gain times its weight in the model
-    points_g,  # noqa: ANN001 - the spatial kernel's lattice
-    weights_g,  # noqa: ANN001
-    neighbours_g,  # noqa: ANN001
-    gain_g,  # noqa: ANN001
-    iterations,  # noqa: ANN001
-    lanes,  # noqa: ANN001 - a tuple of M numbers: its length is known to the compiler
-):
-    """Log odds of the mask (P, M) after the last round."""
+def _infer(  # pragma: no cover - compiled
+    inside: np.ndarray,  # (P, M) bool
+    messages: np.ndarray,  # (R, P) of the background, by round; the last stands for all later
+    beliefs: np.ndarray,  # likewise; sent are differences from these
+    points_b: np.ndarray,  # the bilateral kernel's lattice
+    weights_b: np.ndarray,
+    neighbours_b: np.ndarray,
+    gain_b: np.float32,  # its gain times its weight in the model
+    points_g: np.ndarray,  # the spatial kernel's lattice
+    weights_g: np.ndarray,
+    neighbours_g: np.ndarray,
+    gain_g: np.float32,
+    iterations: int,
+    lanes: tuple[np.float32, ...],  # M numbers: its length is known to the compiler
+) -> np.ndarray:
+    """Return the log odds of the mask (P, M) after the last round."""
     count, width = len(inside), len(lanes)
     splat_b = np.zeros((neighbours_b.shape[1] + 1, width), np.float32)
     splat_g = np.zeros((neighbours_g.shape[1] + 1, width), np.float32)

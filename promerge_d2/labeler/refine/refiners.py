@@ -28,6 +28,9 @@ REFINERS: dict[str, Refiner | None] = {
 def check_refiner(name: str) -> None:
     """Check that a refiner exists and can run here.
 
+    Args:
+        name: of ``REFINERS``.
+
     Raises:
         UserError: there is none of this name, or it needs a package that is not installed.
     """

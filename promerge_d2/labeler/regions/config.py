@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from promerge_d2.labeler.config import Check, GridConfig
 
@@ -25,7 +25,7 @@ class RegionsConfig(GridConfig):
             well, for small objects; with 2 it sees five pictures an image.
     """
 
-    presets: ClassVar[dict[str, dict[str, object]]] = {"best": {}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"best": {}}
 
     keep_aspect: bool = True
     refine: str = "mean_field_near"

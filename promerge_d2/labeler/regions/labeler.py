@@ -75,20 +75,21 @@ def scored_regions(features: torch.Tensor, config: RegionsConfig) -> RegionStage
 
 
 def _centred(features: torch.Tensor) -> np.ndarray:
-    """Features (C, H, W) without their mean, normalised."""
+    """Return features (C, H, W) without their mean, normalised."""
     return l2_normalize(features - features.mean(dim=(1, 2), keepdim=True)).cpu().numpy()
 
 
 def _regions(unit: np.ndarray, config: RegionsConfig) -> np.ndarray:
-    """Regions (M, H, W) bool of all scales of a map of unit features (C, H, W)."""
+    """Return regions (M, H, W) bool of all scales of unit features (C, H, W)."""
     children, _ = merge_tree(unit)
-    return tree_masks(children, *unit.shape[1:], config.min_patches, config.max_share)
+    _, height, width = unit.shape
+    return tree_masks(children, height, width, config.min_patches, config.max_share)
 
 
 def _best(
     unit: np.ndarray, regions: np.ndarray, frame: Frame, config: RegionsConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Those regions of a score above 0 that no better one overlaps too much, and their scores."""
+    """Return the regions of a score above 0 that no better one overlaps much, and the scores."""
     if not len(regions):
         return regions, np.zeros(0)
     scores = score_masks(unit, regions, frame)["score"]
@@ -104,7 +105,7 @@ def _best_of_tile(
     canvas: tuple[int, int],
     config: RegionsConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``_best`` of a tile, without the regions that its cut goes through.
+    """Return ``_best`` of a tile, without the regions that its cut goes through.
 
     What looks like background is asked of the whole photograph: the tile alone may be one object.
     """
@@ -120,7 +121,7 @@ def _best_of_tile(
     return _best(unit, regions[~regions[:, cut].any(axis=1)], frame, config)
 
 
-class RegionsLabeler(Labeler):
+class RegionsLabeler(Labeler[RegionsConfig]):
     """Training-free instance masks: a merge tree's regions of all scales, scored (our own).
 
     Example::
@@ -141,7 +142,11 @@ class RegionsLabeler(Labeler):
         "raise grid",
         **Labeler.reasons,
     }
-    grid_masks = staticmethod(scored_regions)
+
+    @staticmethod
+    def grid_masks(features: torch.Tensor, config: RegionsConfig) -> RegionStages:
+        """Find masks on the patch grid, see ``scored_regions``."""
+        return scored_regions(features, config)
 
     @staticmethod
     def refine(

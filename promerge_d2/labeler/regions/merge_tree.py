@@ -11,6 +11,7 @@ Shape letters: C channels, H and W rows and columns of the patch grid, N = H * W
 from __future__ import annotations
 
 import heapq
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -35,7 +36,7 @@ def merge_tree(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def tree_masks(
     children: np.ndarray, height: int, width: int, min_patches: int, max_share: float
 ) -> np.ndarray:
-    """The regions of a tree as masks.
+    """Return the regions of a tree as masks.
 
     Args:
         children: (N - 1, 2), of ``merge_tree``.
@@ -67,8 +68,10 @@ def tree_masks(
 
 
 @njit(cache=True, boundscheck=False)
-def _merge(patches, height, width):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
-    """``merge_tree`` of (N, C) patches, with a heap of neighbouring pairs."""
+def _merge(  # pragma: no cover - compiled
+    patches: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``merge_tree`` of (N, C) patches, with a heap of neighbouring pairs."""
     count, channels = patches.shape
     regions = 2 * count - 1
     total = np.zeros((regions, channels), np.float32)  # sum of a region's features
@@ -79,7 +82,7 @@ def _merge(patches, height, width):  # noqa: ANN001, ANN202 # pragma: no cover -
     last = np.zeros(regions, np.int64)
     neighbours = np.empty(16 * count, np.int64)
     seen_by = np.full(regions, -1, np.int64)
-    pairs = [(np.float64(0), np.int64(0), np.int64(0)) for _ in range(0)]
+    pairs: list[Any] = [(np.float64(0), np.int64(0), np.int64(0)) for _ in range(0)]  # its types
     used = 0
     for p in range(count):
         first[p] = used
@@ -131,8 +134,10 @@ def _merge(patches, height, width):  # noqa: ANN001, ANN202 # pragma: no cover -
 
 
 @njit(cache=True, boundscheck=False)
-def _mean_product(total, area, a, b):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
-    """Product of two regions' mean features."""
+def _mean_product(  # pragma: no cover - compiled
+    total: np.ndarray, area: np.ndarray, a: int, b: int
+) -> float:
+    """Multiply two regions' mean features."""
     product = np.float32(0)
     for c in range(total.shape[1]):
         product += total[a, c] * total[b, c]

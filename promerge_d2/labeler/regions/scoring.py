@@ -35,7 +35,15 @@ class Frame:
 
     @classmethod
     def of(cls, unit: np.ndarray, background_quantile: float = 0.7) -> Frame:
-        """Of a grid (C, H, W) that covers the whole photograph."""
+        """Make the frame of a grid that covers the whole photograph.
+
+        Args:
+            unit: (C, H, W) float32 normalised features.
+            background_quantile: see ``resemblance_to_border``.
+
+        Returns:
+            The frame.
+        """
         edge = np.ones(unit.shape[1:], bool)
         edge[1:-1, 1:-1] = False
         return cls(resemblance_to_border(unit, background_quantile), edge)
@@ -94,7 +102,7 @@ def score_masks(unit: np.ndarray, masks: np.ndarray, frame: Frame) -> dict[str, 
 
 
 def resemblance_to_border(unit: np.ndarray, quantile: float) -> np.ndarray:
-    """The share of border patches that each patch resembles.
+    """Return the share of border patches that each patch resembles.
 
     Args:
         unit: (C, H, W) float32 normalised features.
@@ -117,5 +125,5 @@ def _dilate(masks: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def _means(flat: np.ndarray, inside: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """Mean features (M, C) over masks (M, H * W)."""
+    """Average features over masks (M, H * W): (M, C)."""
     return inside.astype(np.float32) @ flat.T / areas[:, None]

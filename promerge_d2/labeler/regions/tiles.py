@@ -18,7 +18,7 @@ Window = tuple[slice, slice]  # rows and columns of a canvas or photograph
 
 
 def tile_windows(rows: int, columns: int, tiles: int) -> list[Window]:
-    """Where the tiles lie on the canvas, row by row.
+    """Place the tiles on the canvas, row by row.
 
     Example: ``tile_windows(10, 20, 2)`` are four of 12 x 24 cells on 20 x 40, the first from (0, 0)
     and the last from (8, 16).
@@ -38,19 +38,41 @@ def tile_windows(rows: int, columns: int, tiles: int) -> list[Window]:
         length = round(_SIDE * side)
         starts = np.linspace(0, tiles * side - length, tiles).round().astype(int).tolist()
         sides.append([slice(start, start + length) for start in starts])
-    return list(product(*sides))
+    rows_, columns_ = sides
+    return list(product(rows_, columns_))
 
 
 def on_photograph(window: Window, canvas: tuple[int, int], height: int, width: int) -> Window:
-    """A window of the canvas in pixels of a photograph of height x width."""
-    return tuple(
+    """Find a window of the canvas on the photograph.
+
+    Args:
+        window: in cells of the canvas.
+        canvas: its rows and columns.
+        height: of the photograph, in pixels.
+        width: likewise.
+
+    Returns:
+        The window in pixels.
+    """
+    rows, columns = (
         slice(round(part.start * pixels / cells), round(part.stop * pixels / cells))
         for part, cells, pixels in zip(window, canvas, (height, width), strict=True)
     )
+    return rows, columns
 
 
 def cut_sides(window: Window, canvas: tuple[int, int], rows: int, columns: int) -> np.ndarray:
-    """Patches (H, W) bool of a tile that lie where it is cut out of the photograph."""
+    """Find the patches of a tile that lie where it is cut out of the photograph.
+
+    Args:
+        window: the tile's, in cells of the canvas.
+        canvas: rows and columns of the canvas.
+        rows: of the tile's patch grid, H.
+        columns: W.
+
+    Returns:
+        (H, W) bool: the sides of the tile that are no sides of the photograph.
+    """
     cut = np.zeros((rows, columns), bool)
     (top, bottom), (left, right) = ((part.start, part.stop) for part in window)
     cut[0] |= top > 0

@@ -33,4 +33,5 @@ def test_grid_that_keeps_the_shape_of_the_image():
     assert best.grid_for(480, 640) == (52, 69)
     assert best.grid_for(640, 480) == (69, 52)
     assert best.grid_for(500, 500) == (60, 60)
-    assert best.grid_for(3, 4000) == (2, 2191)
+    assert best.grid_for(3, 4000) == (2, 1800)  # no more patches than any other
+    assert best.grid_for(9000, 1) == (1800, 2)
