@@ -47,7 +47,7 @@ def paint_case(case: str, count: int, folder: Path) -> tuple[Path, Path]:
     for index in range(count):
         picture, masks = paint(case, index)
         name = f"{index:03d}.png"
-        save_png(folder / case / name, picture)
+        save_png(folder / case / name, picture, drawing=False)
         size = {"height": HEIGHT, "width": WIDTH}
         coco["images"].append({"id": index + 1, "file_name": name, **size})
         for mask in masks:

@@ -1,6 +1,7 @@
 """From images and a mask generator to a pseudo-label data set on disk."""
 
-from promerge_d2.pseudo_labels.inputs import ImageList, list_images
+from promerge_d2.pseudo_labels.finding import list_images
+from promerge_d2.pseudo_labels.inputs import ImageList
 from promerge_d2.pseudo_labels.label import label_images
 from promerge_d2.pseudo_labels.local_engine import LocalEngine, choose_workers
 from promerge_d2.pseudo_labels.merge import merge_labels

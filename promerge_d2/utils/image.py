@@ -14,7 +14,10 @@ from PIL import Image, ImageOps
 
 from promerge_d2.utils.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif"),
+    *(".ppm", ".pgm", ".gif"),
+)
 
 _ORIENTATION = 0x0112  # the EXIF tag
 

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from promerge_d2.utils.files import atomic_path
+from promerge_d2.visualization.overlay import SOFTWARE
 
 
 def save_figure(figure: Figure, file: Path, dpi: int = 110) -> None:
@@ -22,7 +23,7 @@ def save_figure(figure: Figure, file: Path, dpi: int = 110) -> None:
     """
     kind = file.suffix.lstrip(".") or "png"
     # neither matplotlib's version nor the time has a place in the bytes
-    metadata = {"png": {"Software": None}, "svg": {"Date": None}}.get(kind)
+    metadata = {"png": {"Software": SOFTWARE}, "svg": {"Date": None}}.get(kind)
     with atomic_path(file) as part:
         figure.savefig(part, dpi=dpi, format=kind, metadata=metadata)
 

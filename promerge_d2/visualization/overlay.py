@@ -10,11 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pycocotools import mask as mask_utils
 
 from promerge_d2.utils.files import atomic_path
 
+SOFTWARE = "promerge_d2"  # in the metadata of every picture that is drawn here
 _ALPHA = 0.45
+_BEGINNING = 256  # bytes of a PNG that hold its metadata
 
 
 def color_of(index: int) -> tuple[int, int, int]:
@@ -72,7 +75,25 @@ def draw_records(image: np.ndarray, records: Sequence[dict]) -> np.ndarray:
     return draw_masks(image, [mask_utils.decode(r["segmentation"]).astype(bool) for r in records])
 
 
-def save_png(path: str | os.PathLike, picture: np.ndarray) -> None:
-    """Write an (h, w, 3) uint8 RGB picture; parent folders are made."""
+def save_png(path: str | os.PathLike, picture: np.ndarray, drawing: bool = True) -> None:
+    """Write a picture as PNG; parent folders are made.
+
+    Args:
+        path: the file.
+        picture: (h, w, 3) uint8 RGB.
+        drawing: say in the file that it is no photograph, see ``is_drawing``.
+    """
+    info = PngInfo()
+    if drawing:
+        info.add_text("Software", SOFTWARE)
     with atomic_path(Path(path)) as part:
-        Image.fromarray(picture).save(part, format="PNG")
+        Image.fromarray(picture).save(part, format="PNG", pnginfo=info)
+
+
+def is_drawing(path: str | os.PathLike) -> bool:
+    """Return whether a PNG is a picture that promerge_d2 drew, by the beginning of the file."""
+    try:
+        with open(path, "rb") as file:
+            return f"Software\0{SOFTWARE}".encode() in file.read(_BEGINNING)
+    except OSError:
+        return False

@@ -5,10 +5,15 @@ import os
 import tarfile
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from promerge_d2.pseudo_labels import list_images
 from promerge_d2.pseudo_labels.inputs import find_image
 from promerge_d2.utils.errors import UserError
+from promerge_d2.visualization.figures import save_figure
+from promerge_d2.visualization.overlay import is_drawing
+from tests.helpers import photo
 from tests.pseudo_labels.helpers import label, read, save_photos, tiny_labeler
 
 
@@ -90,10 +95,95 @@ def test_nothing_to_label(tmp_path):
         list_images(tmp_path / "empty")
     with pytest.raises(UserError, match=r"list\.txt names no image"):
         list_images(tmp_path / "list.txt")
-    with pytest.raises(UserError, match="matches no image; put it in quotes"):
+    with pytest.raises(UserError, match=r"\*\.jpg matches no image"):
         list_images(f"{tmp_path}/*.jpg")
     with pytest.raises(UserError, match=r"the input .*gone does not exist"):
         list_images(tmp_path / "gone")
+
+
+# What is found, and what is left out
+
+
+def test_folders_behind_links_are_searched_and_loops_are_harmless(photos, tmp_path, caplog):
+    (tmp_path / "elsewhere" / "below").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "below" / "e.jpg").write_bytes(b"x")
+    (photos / "a_link").symlink_to(tmp_path / "elsewhere")
+    (photos / "b_link").symlink_to(photos / "deep")  # its photographs are there already
+    (tmp_path / "elsewhere" / "loop").symlink_to(photos)
+    (photos / "deep" / "loop").symlink_to(".")
+    expected = ("a.PNG", "a_link/below/e.jpg", "b.jpg", "deep/a.jpg", "deep/er/c.webp")
+    assert list_images(photos).names == expected
+    assert "3 links to folders that are searched already" in caplog.text
+    assert list_images(f"{photos}/**/*.*").names == expected
+
+
+def save(path, format_="PNG"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo(8, 8, (0, 0, 4, 4))).save(path, format=format_)
+
+
+def test_images_of_all_kinds_are_found_and_what_is_left_out_is_said(tmp_path, caplog):
+    folder = tmp_path / "photos"
+    save(folder / "a.avif", "AVIF")
+    save(folder / "b.jfif", "JPEG")
+    save(folder / "without", "JPEG")
+    save(folder / "._x.jpg")
+    save(folder / ".ipynb_checkpoints" / "x.jpg")
+    for name in ("c.heic", "notes.txt", "more.txt", "README"):
+        (folder / name).write_text("text")
+    assert list_images(folder).names == ("a.avif", "b.jfif", "without")
+    (message,) = [m for m in caplog.messages if m.startswith("left out of ")]
+    assert set(message.partition(": ")[2].split(", ")) == {
+        *("1 hidden folders", "1 hidden files", "1 files .heic", "2 files .txt"),
+        "1 files without suffix that are no image",
+    }
+    caplog.clear()
+    assert list_images(f"{folder}/*").names == ("a.avif", "b.jfif", "without")
+    assert "2 files .txt" in caplog.text
+    labels = tmp_path / "labels.json"
+    assert label(tiny_labeler(), folder, labels).failures == []
+
+
+def test_pictures_that_were_drawn_here_are_no_photographs(tmp_path, caplog):
+    folder = save_photos(tmp_path / "photos", 3)
+    label(tiny_labeler(), folder, tmp_path / "l.json", overlays=folder / "drawn")
+    figure = Figure()
+    save_figure(figure, folder / "figure.png")
+    assert len(list((folder / "drawn").iterdir())) == 3
+    assert list_images(folder).names == ("0000.png", "0001.png", "0002.png")
+    assert "4 pictures that promerge_d2 drew" in caplog.text
+    assert is_drawing(folder / "drawn" / "0000.png.png")
+    assert not is_drawing(folder / "0000.png")
+
+
+def test_brackets_and_number_signs(tmp_path):
+    for name in ("[2024] trip/a.jpg", "#1.jpg", "b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert list_images(f"{tmp_path}/[2024] trip/*.jpg").names == ("a.jpg",)
+    assert list_images(f"{tmp_path}/[ab].jpg").names == ("b.jpg",)
+    assert list_images(f"{tmp_path}/[[]2024] trip/*.jpg").names == ("a.jpg",)
+    (tmp_path / "list.txt").write_text("#1.jpg\n# a remark\nb.jpg\n")
+    assert list_images(tmp_path / "list.txt").names == ("#1.jpg", "b.jpg")
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tgz"])
+def test_compressed_tars_are_folders_too(tmp_path, suffix):
+    folder = save_photos(tmp_path / "photos", 6)
+    (folder / ".DS_Store").write_text("")
+    (folder / "0000.json").write_text("")
+    for name, mode in (("in.tar", "w"), (f"in{suffix}", "w:gz")):
+        with tarfile.open(tmp_path / name, mode) as tar:
+            tar.add(folder, ".")
+    found = [list_images(tmp_path / name) for name in ("in.tar", f"in{suffix}")]
+    assert found[1].names == tuple(f"in{suffix}/{n:04d}.png" for n in range(6))
+    for plain, packed in zip(*(images.files for images in found), strict=True):
+        expected = plain.under(tmp_path).open().read()
+        assert packed.under(tmp_path).open().read() == expected
+        assert find_image(tmp_path, packed.name).open().read() == expected
+    (tmp_path / f"in{suffix}").write_bytes((tmp_path / f"in{suffix}").read_bytes()[:-40])
+    with pytest.raises(UserError, match=rf"in{suffix}"):
+        list_images(tmp_path / f"in{suffix}")
 
 
 # COCO files, ImageNet's folders, tars
@@ -171,7 +261,7 @@ def test_tars_are_folders(tmp_path):
 
 def test_a_broken_or_compressed_tar_is_refused(tmp_path):
     (tmp_path / "x.tar").write_bytes(gzip.compress(b"0" * 2000))
-    with pytest.raises(UserError, match=r"cannot read the tar .*x\.tar: .*whole and uncompressed"):
+    with pytest.raises(UserError, match=r"x\.tar: .*\.tar\.gz"):
         list_images(tmp_path)
 
 
