@@ -148,7 +148,7 @@ class _Ready:
     results: list[LabelResult]
 
     def __call__(
-        self, jobs: Iterable[Job], labeler: MaskGenerator, stop: threading.Event
+        self, jobs: Iterable[Job], generator: MaskGenerator, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
         for job, result in zip(jobs, itertools.cycle(self.results), strict=False):
             future: Future[LabelResult] = Future()
@@ -164,9 +164,9 @@ class _Timed:
     times: list[float] = field(default_factory=list)
 
     def __call__(
-        self, jobs: Iterable[Job], labeler: MaskGenerator, stop: threading.Event
+        self, jobs: Iterable[Job], generator: MaskGenerator, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
-        for job, future in self.engine(jobs, labeler, stop):
+        for job, future in self.engine(jobs, generator, stop):
             future.result()
             self.times.append(time.perf_counter())
             yield job, future
