@@ -237,12 +237,12 @@ def test_a_share_of_coco_for_every_percentage():
 def test_data_of_other_classes_than_the_detectors():
     file = ROOT / "configs" / "semi_supervised" / "promerge_cascade_1perc.yaml"
     cfg = read_config(str(file), ["MODEL.ROI_HEADS.NUM_CLASSES", "1"])
-    with pytest.raises(UserError, match=r"coco_semi_1perc has 80 classes, the detector 1: set"):
+    with pytest.raises(UserError, match=r"coco_semi_1perc .*80.* 1: "):
         check_classes(cfg)
 
 
 def test_shares_that_are_not_there():
-    with pytest.raises(UserError, match=r"cutler/coco-smi/annotations\.zip, or draw your own: "):
+    with pytest.raises(UserError, match=r"cutler/coco-smi/annotations\.zip"):
         check_datasets(["coco_semi_5perc"])
 
 

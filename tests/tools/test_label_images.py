@@ -283,8 +283,8 @@ def test_options_reach_the_labeler(label, photos, tmp_path):
     assert len(info["backbone"]["weights_sha256"]) == 64
 
 
-def test_the_other_labeler(label, photos, tmp_path):
-    more = ["--labeler", "maskcut", "--set", "masks=2", "--set", "tau=0.3"]
+def test_another_labeler_by_its_preset(label, photos, tmp_path):
+    more = ["--preset", "maskcut", "--set", "masks=2", "--set", "tau=0.3"]
     code, out, _ = label(photos, tmp_path / "l.json", *more, fast=["--grid", "12"])
     assert code == 0
     coco = json.loads((tmp_path / "l.json").read_text())
@@ -332,33 +332,32 @@ def test_overlays(label, photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("more", "named"),
     [
-        (["--preset", "relase"], "no preset is named 'relase'; known: paper, release"),
-        (["--backbone", "dino_vitb_8"], "named 'dino_vitb_8' (did you mean dino_vitb8?)"),
-        (["--set", "tau_bb=0.3"], "setting is named 'tau_bb' (did you mean tau_b?)"),
-        (["--set", "tau_b=high"], "labeler setting tau_b: 'high' is no float"),
-        (["--set", "tau_b=7"], "labeler setting tau_b is 7.0, not between -1 and 1"),
-        (["--set", "tau_b"], "--set takes NAME=VALUE, not 'tau_b'"),
-        (["--grid", "big"], "labeler setting grid: 'big' is no HxW"),
-        (["--facet", "kye"], "invalid choice: 'kye'"),
-        (["--refine", "crf"], "invalid choice: 'crf'"),
-        (["--prest", "paper"], "unrecognized arguments: --prest paper"),
-        (["--labeler", "cutler"], "invalid choice: 'cutler'"),
-        (["--labeler", "maskcut"], "setting is named 'stride' (did you mean grid?); known: grid"),
-        (["--precision", "fp16"], "invalid choice: 'fp16'"),
-        (["--workers", "-1"], "--workers is -1; it takes 0 or more"),
-        (["--batch-size", "0"], "--batch-size is 0; it takes 1 or more"),
-        (["--device", "cuda:99"], "the device 'cuda:99' cannot be used: "),
-        (["--weights", "gone.pth"], "the weights file gone.pth does not exist"),
-        (["--weights", __file__], "is not a file of plain tensors"),
+        (["--preset", "relase"], ["'relase'", "release"]),
+        (["--backbone", "dino_vitb_8"], ["'dino_vitb_8'", "dino_vitb8?"]),
+        (["--set", "tau_bb=0.3"], ["'tau_bb'", "tau_b?"]),
+        (["--set", "tau_b=high"], ["tau_b", "'high'"]),
+        (["--set", "tau_b=7"], ["tau_b", "7.0", "-1 and 1"]),
+        (["--set", "tau_b"], ["--set", "'tau_b'"]),
+        (["--grid", "big"], ["grid", "'big'", "HxW"]),
+        (["--facet", "kye"], ["--facet", "'kye'"]),
+        (["--refine", "crf"], ["--refine", "'crf'"]),
+        (["--prest", "paper"], ["--prest"]),
+        (["--preset", "maskcut"], ["'stride'", "grid"]),
+        (["--precision", "fp16"], ["--precision", "'fp16'"]),
+        (["--workers", "-1"], ["--workers", "-1"]),
+        (["--batch-size", "0"], ["--batch-size", "0"]),
+        (["--device", "cuda:99"], ["'cuda:99'"]),
+        (["--weights", "gone.pth"], ["gone.pth"]),
+        (["--weights", __file__], [__file__]),
     ],
 )
-def test_misspelt_requests_are_refused(label, photos, tmp_path, monkeypatch, more, message):
+def test_misspelt_requests_are_refused(label, photos, tmp_path, monkeypatch, more, named):
     monkeypatch.setattr("promerge_d2.features.weights.check_hash", lambda *_: "0" * 64)
     code, out, err = label(photos, tmp_path / "l.json", *more)
     assert code == 3
-    assert message in err
+    assert [part for part in named if part not in err] == []
     assert "Traceback" not in err
     assert out == ""
     assert not (tmp_path / "l.json").exists()
@@ -368,10 +367,10 @@ def test_inputs_that_are_nothing_are_refused(label, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     (photos / "twice.txt").write_text("a.png\nb.png\na.png\n")
     for source, message in (
-        (tmp_path / "empty", "empty holds no image (.jpg, "),
-        (tmp_path / "gone", "gone does not exist"),
-        (f"{tmp_path}/*.jpg", "matches no image"),
-        (photos / "twice.txt", "names a.png twice; list each image once"),
+        (tmp_path / "empty", str(tmp_path / "empty")),
+        (tmp_path / "gone", str(tmp_path / "gone")),
+        (f"{tmp_path}/*.jpg", f"{tmp_path}/*.jpg"),
+        (photos / "twice.txt", "a.png"),
     ):
         code, _, err = label(source, tmp_path / "l.json")
         assert code == 3
@@ -380,19 +379,15 @@ def test_inputs_that_are_nothing_are_refused(label, photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("output", "message"),
-    [
-        ("folder.json", "folder.json: it is a folder; name a file in it"),
-        ("file/labels.json", "cannot make the folder "),
-        ("file/deep/labels.json", "cannot make the folder "),
-    ],
+    ("output", "named"),
+    [("folder.json", "folder.json"), ("file/labels.json", "file"), ("file/deep/l.json", "file")],
 )
-def test_places_that_cannot_be_written_are_refused(label, photos, tmp_path, output, message):
+def test_places_that_cannot_be_written_are_refused(label, photos, tmp_path, output, named):
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "file").write_text("in the way")
     code, _, err = label(photos, tmp_path / output)
     assert code == 3
-    assert message in err
+    assert str(tmp_path / named) in err
     assert (tmp_path / "file").read_text() == "in the way"
 
 
@@ -400,7 +395,7 @@ def test_overlays_that_cannot_be_written_are_refused(label, photos, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, _, err = label(photos, tmp_path / "l.json", "--overlays", tmp_path / "file")
     assert code == 3
-    assert "cannot make the folder" in err
+    assert str(tmp_path / "file") in err
     assert not (tmp_path / "l.json").exists()
 
 
@@ -410,8 +405,7 @@ def test_changed_weights_are_refused(label, photos, tmp_path):
     save_random_vit(TINY, label.weights, seed=1)
     code, _, err = label(photos, tmp_path / "l.json")
     assert code == 3
-    assert f"wrong hash: {label.weights} has SHA-256 " in err
-    assert "on first use it was" in err
+    assert f"{label.weights} has SHA-256 " in err
     assert (tmp_path / "l.json").read_bytes() == before
 
 
@@ -422,4 +416,4 @@ def test_weights_with_another_hash_than_the_official_are_refused(
     monkeypatch.setitem(BACKBONES, "tiny", official)
     code, _, err = label(photos, tmp_path / "l.json")
     assert code == 3
-    assert f"but its official hash is {'ab' * 32}" in err
+    assert "ab" * 32 in err

@@ -1,5 +1,7 @@
 """Shards from the command line, and their merge."""
 
+import re
+
 import pytest
 
 from tests.helpers import run_tool, use_tiny
@@ -38,14 +40,14 @@ def test_shards_are_merged_to_the_bytes_of_one_run(label, tmp_path, monkeypatch)
     )
     code, out, err = label.merge(output)
     assert (code, out) == (1, "")
-    assert "4 of 7 images are not labelled yet: 0000.png, 0002.png, 0004.png, 0006.png (" in err
+    assert "0000.png, 0002.png, 0004.png, 0006.png" in err
     for name, value in {"ID": "0", "MIN": "0", "COUNT": "2"}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
     assert label(output)[0] == 0
     code, out, _ = label.merge(output)
     assert code == 2
     assert out.startswith(f"5 masks on 6 images: {output}\n  1 images without a mask: ")
-    assert "  1 images failed:\n    0003.png: cannot read the image " in out
+    assert "    0003.png: " in out
     assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
@@ -62,11 +64,11 @@ def test_retry_failed(label, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--num-shards", "2"], "--num-shards and --shard-id go together"),
-        (["--num-shards", "2", "--shard-id", "2"], "of 2 shards it takes 0 to 1"),
-        (["--set", "tau_b=0.3"], "was begun otherwise: settings.tau_b was 0.2, is now 0.3"),
-        (["--preset", "paper"], 'preset was "release", is now "paper"'),
-        (["--image-root", "x"], "an image root belongs to a .txt or .json input"),
+        (["--num-shards", "2"], r"--num-shards.*--shard-id"),
+        (["--num-shards", "2", "--shard-id", "2"], r"--shard-id.* 2\b.*0 to 1"),
+        (["--set", "tau_b=0.3"], r"settings\.tau_b .*0\.2.*0\.3"),
+        (["--preset", "paper"], r"preset .*release.*paper"),
+        (["--image-root", "x"], r"image root.*\.txt"),
     ],
 )
 def test_refused(label, tmp_path, more, message):
@@ -74,11 +76,11 @@ def test_refused(label, tmp_path, more, message):
     before = (tmp_path / "l.json").read_bytes()
     code, out, err = label(tmp_path / "l.json", *more)
     assert (code, out) == (3, "")
-    assert message in err
+    assert re.search(message, err)
     assert (tmp_path / "l.json").read_bytes() == before
 
 
 def test_nothing_to_merge(label, tmp_path):
     code, _, err = label.merge(tmp_path / "l.json")
     assert code == 3
-    assert f"there is no {tmp_path}/l.json.parts; label images first" in err
+    assert f"{tmp_path}/l.json.parts" in err

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import runpy
 import shutil
 import signal
@@ -87,7 +88,7 @@ def whole(memory, self_train, tmp_path):
 
 def test_two_rounds_and_everything_that_they_leave(whole):
     run = whole["folder"]
-    assert "4.png: cannot read the image" in whole["said"]
+    assert "4.png: " in whole["said"]
     first, second = run / "round-0", run / "round-1"
     assert (first / "labels.json").read_bytes() == (run.parent / "labels.json").read_bytes()
     for folder in (first, second):
@@ -141,28 +142,28 @@ def test_it_labels_first_and_refuses_another_labeler(self_train, photos, tmp_pat
     assert not (run / "round-0" / "inference").exists()
     code, said = self_train(run, *labeler, "--preset", "paper", "--rounds", "1", labels=None)
     assert code == 3
-    assert "labels.preset was release, is now paper" in said
+    assert re.search(r"labels\.preset .*release.*paper", said)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rounds", "0"], "--rounds is 0; it takes 1 or more"),
-        (["--num-gpus", "0"], "--num-gpus is 0; one process, on a CPU too, is 1"),
-        (["--images", "gone"], "--images gone is no folder"),
-        (["--labels", "gone.json"], "--labels gone.json does not exist"),
-        (["--round-set", "SOLVER.MAX_ITER"], "--round-set takes KEY=VALUE, not 'SOLVER.MAX_ITER'"),
-        (["--min-score", "70"], "the min score is 70.0; it lies in 0 to 1"),
-        (["--keep-share", "0"], "a share of 0 keeps no prediction"),
-        (["--test", "tiny_foto"], "the data set 'tiny_foto' is not registered"),
-        (["--workers", "-1"], "--workers is -1; it takes 0 or more"),
-        (["--num-shards", "2", "--shard-id", "0"], "with --labels the first step cannot be shared"),
+        (["--rounds", "0"], r"--rounds.* 0\b"),
+        (["--num-gpus", "0"], r"--num-gpus.* 0\b"),
+        (["--images", "gone"], r"--images gone"),
+        (["--labels", "gone.json"], r"--labels gone\.json"),
+        (["--round-set", "SOLVER.MAX_ITER"], r"--round-set.*'SOLVER\.MAX_ITER'"),
+        (["--min-score", "70"], r"min.score.* 70"),
+        (["--keep-share", "0"], r"share.* 0\b"),
+        (["--test", "tiny_foto"], r"'tiny_foto'"),
+        (["--workers", "-1"], r"--workers.* -1\b"),
+        (["--num-shards", "2", "--shard-id", "0"], r"--labels"),
     ],
 )
 def test_bad_input(self_train, tmp_path, arguments, message):
     code, said = self_train(tmp_path / "run", *arguments)
     assert code == 3
-    assert message in said
+    assert re.search(message, said)
     assert "Traceback" not in said
     assert not (tmp_path / "run" / "round-0" / "labels.json").exists()
 
@@ -173,8 +174,7 @@ def test_labels_that_cannot_be_are_refused_before_training(self_train, tmp_path)
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     code, said = self_train(tmp_path / "run")
     assert code == 3
-    assert "the image 1.png, annotation 2: its mask is 144 x 96 pixels" in said
-    assert "look swapped" in said
+    assert re.search(r"labels\.json: annotations\[1\] .*144.*swapped", said)
 
 
 def test_scores_by_default(monkeypatch):
