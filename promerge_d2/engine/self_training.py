@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -49,8 +50,15 @@ from promerge_d2.visualization.curves import plot_losses, read_losses
 
 logger = logging.getLogger(__name__)
 
-DETECTIONS = 30  # an image, for prediction (promerge.md B4)
-MIN_SCORES = (0.7, 0.65)  # of rounds 1 and 2 (promerge.md B4)
+# CutLER's values, see docs/self_training.md
+DETECTIONS = 30  # an image, for prediction
+MIN_SCORES = (0.7, 0.65)  # of rounds 1 and 2
+ROUND_VALUES = {  # key: the recipe's value in round 0, and in later rounds
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": (4000, 1000),
+    "MODEL.RPN.NMS_THRESH": (0.65, 0.7),
+    "INPUT.COPY_PASTE.MIN_RATIO": (0.3, 0.5),
+    "SOLVER.WEIGHT_DECAY": (5e-5, 1e-4),
+}
 NAMED = 5  # differences in a message
 COLUMNS = ("segm.AP", "segm.AP50", "segm.AR100", "bbox.AP", "bbox.AR100")
 WEIGHTS = "model_final.pth"
@@ -153,14 +161,20 @@ def _config_of(number: int, config: str, round_configs: Sequence[str]) -> str | 
 
 
 def next_round(cfg: CfgNode) -> None:
-    """Make round 0's configuration that of a later round (promerge.md B1, column self_train).
+    """Make round 0's configuration that of a later round, as configs/promerge_cascade_r1.yaml.
 
     DropLoss is off, the learning rate is half as high and stays so, after half as many iterations
-    it is over.
+    it is over. What else differs between the recipe's rounds (``ROUND_VALUES``) follows where
+    round 0 has the recipe's value; a value of one's own stays.
 
     Args:
         cfg: changed in place.
     """
+    for key, (first, later) in ROUND_VALUES.items():
+        *path, name = key.split(".")
+        node = functools.reduce(getattr, path, cfg)
+        if node[name] == first:
+            node[name] = later
     cfg.MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH = -1.0
     cfg.SOLVER.BASE_LR *= 0.5
     cfg.SOLVER.MAX_ITER = math.ceil(cfg.SOLVER.MAX_ITER / 2)

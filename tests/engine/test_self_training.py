@@ -19,15 +19,18 @@ from promerge_d2.engine.self_training import (
     Share,
     check_same,
     format_rounds,
+    next_round,
     plan_rounds,
     self_train,
 )
+from promerge_d2.engine.setup import read_config
 from promerge_d2.pseudo_labels import LocalEngine, list_images
 from promerge_d2.pseudo_labels.combine import Rules
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
 from promerge_d2.pseudo_labels.store import NotFinished, locked
+from promerge_d2.utils.differences import differences
 from promerge_d2.utils.errors import UserError
-from tests.helpers import photo, save_image
+from tests.helpers import ROOT, photo, save_image
 from tests.pseudo_labels.helpers import in_a_fork
 
 RULES = [Rules(0.7), Rules(0.65), Rules(0.65)]
@@ -50,6 +53,26 @@ def test_later_rounds_by_default(config):
         assert solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
         assert cfg.MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH == -1
         assert cfg.is_frozen()
+
+
+def test_later_rounds_follow_the_recipe():
+    cfg = read_config(str(ROOT / "configs" / "promerge_cascade.yaml"), [])
+    recipe = read_config(str(ROOT / "configs" / "promerge_cascade_r1.yaml"), [])
+    next_round(cfg)
+    left = {name for name, _, _ in differences(cfg, recipe)}
+    assert left == {
+        *("DATASETS.TRAIN", "MODEL.WEIGHTS", "OUTPUT_DIR"),  # the loop's
+        *("SOLVER.STEPS", "SOLVER.GAMMA"),  # both are constant
+    }
+    assert (cfg.SOLVER.STEPS, recipe.SOLVER.GAMMA) == ((), 1.0)
+
+
+def test_values_of_ones_own_stay_in_later_rounds():
+    opts = ["MODEL.RPN.NMS_THRESH", "0.6", "SOLVER.WEIGHT_DECAY", "0.05"]
+    cfg = read_config(str(ROOT / "configs" / "promerge_cascade.yaml"), opts)
+    next_round(cfg)
+    assert (cfg.MODEL.RPN.NMS_THRESH, cfg.SOLVER.WEIGHT_DECAY) == (0.6, 0.05)
+    assert cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN == 1000
 
 
 def test_options_for_later_rounds_go_last(config):
