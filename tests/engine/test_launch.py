@@ -54,19 +54,20 @@ def losses_into(file, cfg):
         json.dump(own, stream)
 
 
-def losses_of_a_process(file, cfg):
-    prepare(cfg)
-    losses_into(file, cfg)
+def losses_of_a_process(file, cfgs):
+    prepare(cfgs[0])
+    for number, cfg in enumerate(cfgs):
+        losses_into(f"{file}{number}", cfg)
 
 
-def in_processes(count, file, cfg):
-    """What each process wrote."""
+def in_processes(count, file, cfgs):
+    """What each process wrote, for each config; to start a process takes longer than to train."""
     url = f"tcp://127.0.0.1:{_find_free_port()}"
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(
             target=_distributed_worker,
-            args=(rank, losses_of_a_process, count, count, 0, url, (str(file), cfg)),
+            args=(rank, losses_of_a_process, count, count, 0, url, (str(file), cfgs)),
         )
         for rank in range(count)
     ]
@@ -75,24 +76,27 @@ def in_processes(count, file, cfg):
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
-    return [json.loads(file.with_name(f"{file.name}.{rank}").read_text()) for rank in range(count)]
+    return [
+        [json.loads(file.with_name(f"{file.name}{n}.{rank}").read_text()) for rank in range(count)]
+        for n in range(len(cfgs))
+    ]
 
 
-@pytest.mark.parametrize("masks", [False, True])
-def test_two_processes_have_the_losses_of_one(configured, tmp_path, masks):
-    cfg = configured(**WITHOUT_CHANCE, **{"MODEL.MASK_ON": masks})
-    losses_into(str(tmp_path / "one"), cfg)
-    one = json.loads((tmp_path / "one.0").read_text())
-    two = in_processes(2, tmp_path / "two", cfg)
-    if not masks:
-        assert len(one["loss_rpn_cls"]) == 3
-        for name in NAMES:
-            assert two[0][name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
-        assert two[0]["weight"] == two[1]["weight"] == pytest.approx(one["weight"], abs=1e-6)
-        return
+def test_two_processes_have_the_losses_of_one(configured, tmp_path):
+    cfgs = [configured(**WITHOUT_CHANCE, **{"MODEL.MASK_ON": masks}) for masks in (False, True)]
+    ones = []
+    for number, cfg in enumerate(cfgs):
+        losses_into(str(tmp_path / f"one{number}"), cfg)
+        ones.append(json.loads((tmp_path / f"one{number}.0").read_text()))
+    twos = in_processes(2, tmp_path / "two", cfgs)
+    one, two = ones[0], twos[0]
+    assert len(one["loss_rpn_cls"]) == 3
+    for name in NAMES:
+        assert two[0][name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
+    assert two[0]["weight"] == two[1]["weight"] == pytest.approx(one["weight"], abs=1e-6)
     # The loss of masks is divided by their number, which differs: its sums are the same, as long
     # as the weights are, in the first iteration.
-    first = [(part["loss_mask"][0], part["masks"][0]) for part in (one, *two)]
+    first = [(part["loss_mask"][0], part["masks"][0]) for part in (ones[1], *twos[1])]
     sums = [loss * count for loss, count in first]
     assert first[0][1] == first[1][1] + first[2][1] > 2
     assert sums[1] + sums[2] == pytest.approx(sums[0], rel=1e-5)
@@ -104,22 +108,21 @@ def test_two_processes_have_the_losses_of_one(configured, tmp_path, masks):
 def test_more_processes_than_gpus(train_net, config):
     code, _, err = train_net("--config", config(**{"MODEL.DEVICE": "cuda"}), "--num-gpus", "64")
     assert code == 3
-    assert err.startswith("error: --num-gpus 64, but this machine has ")
-    assert err.endswith("to work in so many processes on CPUs, add MODEL.DEVICE cpu\n")
+    assert "--num-gpus 64" in err
+    assert "MODEL.DEVICE cpu" in err
 
 
 def test_no_process(train_net, config):
     code, _, err = train_net("--config", config(), "--num-gpus", "0")
     assert code == 3
-    assert "count processes: give 1 or more" in err
+    assert "--num-gpus" in err
 
 
 def test_synced_norms_in_several_cpu_processes(train_net):
     cascade = ROOT / "configs" / "promerge_cascade.yaml"
     code, _, err = train_net("--config", cascade, "--num-gpus", "2", "MODEL.DEVICE", "cpu")
     assert code == 3
-    wanted = "SyncBN needs GPUs; on a CPU add: MODEL.FPN.NORM BN MODEL.RESNETS.NORM BN"
-    assert err == f"error: {wanted}\n"
+    assert "MODEL.FPN.NORM BN MODEL.RESNETS.NORM BN" in err
 
 
 @pytest.mark.slow
