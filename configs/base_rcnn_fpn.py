@@ -1,11 +1,7 @@
 # What the LazyConfig twins of the R-50 recipes share; the twin of Base-RCNN-FPN.yaml.
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import transforms as T
 from omegaconf import DictConfig
 
@@ -59,7 +55,7 @@ dataloader = dict(
     ),
     test=L(build_detection_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names=("cls_agnostic_coco",), filter_empty=False),
-        mapper=L(DatasetMapper)(
+        mapper=L(LabelMapper)(
             is_train=False,
             augmentations=[
                 L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333, sample_style="choice")

@@ -112,3 +112,25 @@ def loggers_restored(*names):
             item.setLevel(level)
             item.propagate = propagate
             item.handlers[:] = handlers
+
+
+def exif_of(orientation):
+    """EXIF with an orientation, for Pillow's ``save``."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def stored_pixels(upright, orientation):
+    """The pixels (H, W, C) to store so that a reader of an EXIF orientation shows ``upright``."""
+    transposed = upright.transpose(1, 0, 2)
+    return {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: transposed,
+        6: np.rot90(upright, 1),
+        7: transposed[::-1, ::-1],
+        8: np.rot90(upright, -1),
+    }[orientation]

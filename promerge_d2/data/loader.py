@@ -124,9 +124,23 @@ class MappedDraws(Dataset):
     def __len__(self) -> int:
         return len(self.dicts)
 
-    def __getitem__(self, draw: Draw) -> dict:
+    def __getitem__(self, draw: Draw) -> dict | UserError:
         with seeded_generator(IMAGE, draw.seed, draw.iteration, draw.place):
-            return self.mapper(self.dicts[draw.index])
+            try:
+                return self.mapper(self.dicts[draw.index])
+            except UserError as error:  # raised by the loader, not amid a worker's traceback
+                return error
+
+
+class ExampleLoader(DataLoader):
+    """A loader of ``MappedDraws`` that raises what is wrong with an image as it was raised."""
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for batch in super().__iter__():
+            for example in batch:
+                if isinstance(example, UserError):
+                    raise example
+            yield batch
 
 
 def training_images(
@@ -153,7 +167,7 @@ def training_images(
     return TrainingImages(DatasetFromList(kept, copy=False), np.frombuffer(portrait, bool))
 
 
-def build_loader(dataset: MappedDraws, stream: BatchStream, num_workers: int = 0) -> DataLoader:
+def build_loader(dataset: MappedDraws, stream: BatchStream, num_workers: int = 0) -> ExampleLoader:
     """Map the batches of a stream.
 
     Args:
@@ -164,7 +178,7 @@ def build_loader(dataset: MappedDraws, stream: BatchStream, num_workers: int = 0
     Returns:
         A loader of lists of examples.
     """
-    return DataLoader(
+    return ExampleLoader(
         dataset,
         batch_sampler=stream,
         num_workers=num_workers,

@@ -1,17 +1,21 @@
-"""Which pseudo-labels of an image are trained on, and what their scores do (our own)."""
+"""From a record to an example: its pixels, and which of its labels are trained on (our own)."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
-from detectron2.data.transforms import TransformList
+from detectron2.data.transforms import AugInput, TransformList
+from PIL import Image
 
 from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.image import load_image
 
 TARGET, LEFT_OUT, CROWD = range(3)  # values of gt_ignore
 
@@ -84,23 +88,73 @@ class LabelChoice:
         return TARGET in self(record["annotations"])
 
 
+def read_pixels(file_name: str, image_format: str) -> np.ndarray:
+    """Read an image as it was labelled, in a detector's format.
+
+    Args:
+        file_name: of the image.
+        image_format: ``INPUT.FORMAT``: RGB, BGR, or another of detectron2's.
+
+    Returns:
+        (H, W, 3) uint8, upright; other formats as detectron2's ``read_image`` gives them.
+
+    Raises:
+        ImageError: the image is not there, or cannot be read.
+    """
+    pixels = load_image(file_name)
+    if image_format == "RGB":
+        return pixels
+    return utils.convert_PIL_to_numpy(Image.fromarray(pixels), image_format)
+
+
 class LabelMapper(DatasetMapper):
-    """detectron2's mapper for labels with scores.
+    """detectron2's mapper for labels with scores, and for any photograph that can be labelled.
 
     Beside detectron2's, the instances of an example have, where the choice needs them,
     ``gt_ignore`` (int64: TARGET, LEFT_OUT or CROWD), ``gt_weights`` and ``gt_soft`` (float32, in
-    [0, 1]). Without an option of ``LabelChoice`` its examples are those of detectron2's.
+    [0, 1]). Without an option of ``LabelChoice``, and for photographs of 8 bits that are no turned
+    TIFFs, its examples are those of detectron2's.
     """
 
     @configurable
-    def __init__(self, *, choice: LabelChoice, **kwargs) -> None:  # noqa: ANN003
+    def __init__(self, *, choice: LabelChoice = LabelChoice(), **kwargs) -> None:  # noqa: ANN003
         super().__init__(**kwargs)
         self.choice = choice
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        """Constructor arguments from the configuration."""
+        """Return the constructor's arguments."""
         return {**super().from_config(cfg, is_train), "choice": LabelChoice.from_config(cfg)}
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """Make an example of a record.
+
+        Args:
+            dataset_dict: detectron2's standard dict.
+
+        Returns:
+            The dict with ``image`` (3, h, w) uint8 and, for training, ``instances`` in its pixels,
+            without ``annotations``.
+
+        Raises:
+            UserError: the image cannot be read, or has another size than the record says.
+        """
+        example = copy.deepcopy(dataset_dict)
+        pixels = read_pixels(example["file_name"], self.image_format)
+        try:
+            utils.check_image_size(example, pixels)
+        except utils.SizeMismatchError as error:
+            raise UserError(
+                f"{error} python tools/validate_labels.py names every such image"
+            ) from error
+        shown = AugInput(pixels)
+        transforms = self.augmentations(shown)
+        example["image"] = torch.from_numpy(shown.image.transpose(2, 0, 1).copy())
+        if not self.is_train:
+            example.pop("annotations", None)
+        elif "annotations" in example:
+            self._transform_annotations(example, transforms, shown.image.shape[:2])
+        return example
 
     def _transform_annotations(
         self, dataset_dict: dict, transforms: TransformList, image_shape: tuple[int, int]
@@ -131,5 +185,5 @@ class LabelMapper(DatasetMapper):
 
 
 def score_of(annotation: dict) -> float:
-    """A label's score; ground truth, which has none, is sure."""
+    """Return a label's score; ground truth, which has none, is sure."""
     return annotation.get("score", 1.0)

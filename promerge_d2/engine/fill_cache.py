@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import detectron2.data.transforms as T
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_backbone
 from detectron2.structures import ImageList
 
 from promerge_d2.data.loader import training_images
-from promerge_d2.data.mapper import LabelChoice
+from promerge_d2.data.mapper import LabelChoice, read_pixels
 from promerge_d2.pseudo_labels.local_engine import choose_workers
 from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.image import ImageError
 from promerge_d2.utils.progress import progress
 from promerge_d2.utils.threads import one_thread
 
@@ -126,8 +126,8 @@ class Tokens(torch.utils.data.Dataset):
             for values in (self.cfg.MODEL.PIXEL_MEAN, self.cfg.MODEL.PIXEL_STD)
         )
         try:
-            pixels = read_image(file, self.cfg.INPUT.FORMAT)
-        except (OSError, SyntaxError, ValueError) as error:  # PIL's ways to say a file is broken
+            pixels = read_pixels(file, self.cfg.INPUT.FORMAT)
+        except ImageError as error:
             return 0, 0, 0, str(error)
         computed = size = 0
         for view in views:

@@ -1,16 +1,20 @@
-"""Read any photograph as upright 8-bit RGB.
+"""The one way to see an image: its pixels as upright 8-bit RGB, and its upright size.
 
-Frame: pixel (row, column) of the upright image, the one that detectron2 shows as well.
+Labelling, validation, training, detection and every check of a size go through here, so that a mask
+lies on the pixels that it was made from. Frame: pixel (row, column) of the upright image. For JPEG,
+PNG and WebP that is what detectron2 shows; TIFFs, which Pillow turns when it loads them, detectron2
+turns twice.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from promerge_d2.utils.errors import UserError
 
@@ -20,6 +24,24 @@ IMAGE_SUFFIXES = (
 )
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {  # what makes the stored picture upright, by the EXIF standard
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_UNDOES = {6: 8, 8: 6}  # the other turns undo themselves
+_TIFF_SIZE = 0x0100, 0x0101  # tags: width and height as stored
+
+# Bits of a sample that cameras, scanners and microscopes have. What is kept in 16 or 32 bits is
+# taken to have the fewest of these that hold its largest value.
+_DEPTHS = (8, 10, 12, 14, 16)
+
+# what Pillow raises for broken files
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 ImageLike = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
 
@@ -32,17 +54,21 @@ def load_image(image: ImageLike, apply_exif: bool = True) -> np.ndarray:
     """Read an image as RGB.
 
     Grey, palette, CMYK and images with an alpha channel become RGB (alpha is dropped, as
-    detectron2 does). 16-bit samples are scaled to 8 bits, not clipped.
+    detectron2 does). Grey samples of 16 and 32 bits and floating-point ones are scaled by what the
+    image holds: from 8, 10, 12, 14 or 16 bits, the fewest that hold its largest value, or from 0..1
+    where no floating-point sample is above 1.
 
     Args:
         image: a file's path, an open file, a PIL image, or an RGB array (H, W, 3) of dtype uint8.
-        apply_exif: turn the picture as its EXIF orientation says, as detectron2 does.
+        apply_exif: turn the picture as its EXIF orientation says; an orientation that is none of
+            the standard's eight turns nothing.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: the file is missing, truncated or no image, or the array has another form.
+        ImageError: the file is missing, truncated or no image, samples are negative, above 65535
+            or no numbers, or the array has another form.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -60,24 +86,9 @@ def load_image(image: ImageLike, apply_exif: bool = True) -> np.ndarray:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(image) as opened:
                 return _to_rgb(opened, name, apply_exif)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # PIL reports broken files by any of these
+    except _BROKEN as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"cannot read {name}: {reason}") from error
-
-
-def _to_rgb(image: Image.Image, name: str, apply_exif: bool) -> np.ndarray:
-    if apply_exif:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip at 255
-        samples = np.asarray(image).astype(np.int64)
-        if samples.size and not 0 <= samples.min() <= samples.max() <= 65535:
-            raise ImageError(f"{name} has 32-bit samples outside 0..65535; save it with 16 bits")
-        grey = ((samples * 255 + 32767) // 65535).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode == "F":
-        raise ImageError(f"{name} has floating-point samples of unknown range; save it as 8 bits")
-    return np.array(image.convert("RGB"))
 
 
 def image_size(image: str | os.PathLike | BinaryIO) -> tuple[int, int]:
@@ -94,11 +105,54 @@ def image_size(image: str | os.PathLike | BinaryIO) -> tuple[int, int]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(image) as opened:
                 width, height = opened.size
-                turned = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # PIL reports broken files by any of these
+                if opened.format == "TIFF":  # Pillow may have exchanged them already
+                    width, height = (int(opened.tag_v2[tag]) for tag in _TIFF_SIZE)
+                turned = _orientation(opened) >= 5
+    except _BROKEN as error:
         raise ImageError(f"cannot read the image {image}: {error}") from error
     return (height, width) if turned else (width, height)
+
+
+def _to_rgb(image: Image.Image, name: str, apply_exif: bool) -> np.ndarray:
+    """Turn a picture upright, or leave it as it is stored, and convert it."""
+    stored = _orientation(image) if image.format == "TIFF" else 1
+    if stored >= 5:  # Pillow 13 maps such a file into memory with its sides exchanged
+        image.filename = ""  # type: ignore[attr-defined] - of a file; without a name it reads it
+    image.load()
+    left = _orientation(image)  # 1 where Pillow has turned it: TIFFs
+    turn = left
+    if not apply_exif:
+        turn = 1 if stored == left else _UNDOES.get(stored, stored)
+    if turn in _TURNS:
+        image = image.transpose(_TURNS[turn])
+    if image.mode == "F" or image.mode.startswith("I"):  # Pillow's own conversion clips at 255
+        grey = _to_8_bits(np.asarray(image), name)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation, 1 to 8, that a picture's EXIF asks for; 1 where that is broken."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+        return int(orientation) if orientation in _TURNS else 1
+    except Exception:  # noqa: BLE001 - Pillow parses EXIF with next to no checks of its own
+        return 1
+
+
+def _to_8_bits(samples: np.ndarray, name: str) -> np.ndarray:
+    """Scale grey samples (H, W) of integers or floats to uint8 by what they hold."""
+    low, high = samples.min(initial=0), samples.max(initial=0)
+    most = [2**depth - 1 for depth in _DEPTHS]
+    if not 0 <= low <= high <= most[-1]:  # false for what is not a number
+        raise ImageError(
+            f"{name} has samples of {low} to {high}; save them as 8 bits, or within 0..65535"
+        )
+    if samples.dtype.kind == "f" and high <= 1:
+        largest = 1
+    else:
+        largest = next(value for value in most if high <= value)
+    return (samples * (255 / largest) + 0.5).astype(np.uint8)
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

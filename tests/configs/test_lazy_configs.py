@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from omegaconf import DictConfig, ListConfig
 
 from promerge_d2.data import register_promerge_instances
+from promerge_d2.data.mapper import LabelMapper
 from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.engine.lazy import LazyTrainer, read_lazy, settings_of
 from promerge_d2.engine.setup import check_schedule, read_config
@@ -128,7 +129,7 @@ def test_the_data_are_the_same(twins, tmp_path):
     assert pasting[0].ratios == pasting[1].ratios
     assert mapping(pasting[0].mapper) == mapping(pasting[1].mapper)
     assert pasting[0].mapper.choice == pasting[1].mapper.choice
-    tests = instantiate(lazy.dataloader.test.mapper), DatasetMapper(cfg, False)
+    tests = instantiate(lazy.dataloader.test.mapper), LabelMapper(cfg, False)
     assert mapping(tests[0])[1] == mapping(tests[1])[1]
     assert tests[0].image_format == tests[1].image_format
 

@@ -136,7 +136,7 @@ def test_the_tool(cached, config, photos, tmp_path, monkeypatch, capsys):
     assert lines[0].startswith(
         "12 views of 4 images: 12 computed, 0 were there; 0.00 GB (0.03 MB each) in "
     )
-    assert lines[1].startswith(f"  {photos}/2.png: cannot identify image file")
+    assert str(photos / "2.png") in lines[1]
     assert len(lines) == 2
 
 

@@ -9,18 +9,18 @@ import signal
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetMapper
 
 import promerge_d2
 from promerge_d2.coco.records import mask_record
 from promerge_d2.data import CopyPasteMapper
-from promerge_d2.data.mapper import CROWD, LEFT_OUT, TARGET
+from promerge_d2.data.mapper import CROWD, LEFT_OUT, TARGET, LabelMapper
 from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.engine.trainer import PreciseBN
 from promerge_d2.modeling import DropLossOutputLayers
 from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.image import ImageError, load_image
 from tests.engine.spawned import prepare
-from tests.helpers import coco_json, photo, save_image, square
+from tests.helpers import coco_json, exif_of, photo, save_image, square, stored_pixels
 
 # The whole way
 
@@ -196,15 +196,74 @@ def test_images_without_labels_are_left_out_as_receivers_and_donors(
     ]
     coco_json(tmp_path / "colored.json", [*images, ("none.png", 96, 96, [])])
     seen = []
-    real = DatasetMapper.__call__
+    real = LabelMapper.__call__
 
     def spy(self, record):
         seen.append(record["file_name"].rsplit("/", 1)[1])
         return real(self, record)
 
-    monkeypatch.setattr(DatasetMapper, "__call__", spy)
+    monkeypatch.setattr(LabelMapper, "__call__", spy)
     examples(cfg, 8)
     assert set(seen) == {"0.png", "1.png"}
+
+
+def test_the_pixels_under_each_mask_are_those_that_were_labelled(configured, tmp_path):
+    # Photographs of every orientation in TIFF, and of 16 bits: labelled as the labeler sees them.
+    folder, images, labelled = tmp_path / "turned", [], {}
+    rng = np.random.default_rng(0)
+    for orientation in range(1, 9):
+        shape = (60, 96) if orientation < 5 else (96, 60)
+        stored = stored_pixels(photo(*shape, box=(30, 20, 50, 55), seed=orientation), orientation)
+        name = f"{orientation}.tif"
+        save_image(folder / name, stored, exif=exif_of(orientation))
+    deep = rng.integers(0, 4096, (60, 96), dtype=np.uint16)
+    save_image(folder / "deep.png", deep)
+    for file in sorted(folder.iterdir()):
+        pixels = load_image(file)
+        mask = square(*pixels.shape[:2], 30, 20, 50, 55)
+        labelled[file.name] = pixels, mask
+        images.append((file.name, *pixels.shape[:2], [mask]))
+    coco_json(tmp_path / "turned.json", images)
+    cfg = configured(
+        **{
+            "DATASETS.PROMERGE": [["turned", str(tmp_path / "turned.json"), str(folder)]],
+            "DATASETS.TRAIN": ["turned"],
+            "DATASETS.TEST": ["turned"],
+            "INPUT.MIN_SIZE_TRAIN": [60],
+            "INPUT.COPY_PASTE.ENABLED": False,
+            "SOLVER.MAX_ITER": 1,
+        }
+    )
+    seen = set()
+    for example in examples(cfg, 30):
+        name = example["file_name"].rsplit("/", 1)[1]
+        seen.add(name)
+        pixels, mask = labelled[name]
+        (found,) = example["instances"].gt_masks.tensor.numpy()
+        assert np.array_equal(found, mask)
+        assert np.array_equal(example["image"].permute(1, 2, 0).numpy()[found], pixels[mask])
+    assert seen == set(labelled)
+    assert labelled["deep.png"][0].max() == 255
+    for record in ProMergeTrainer.build_test_loader(cfg, "turned"):
+        name = record[0]["file_name"].rsplit("/", 1)[1]
+        assert record[0]["image"].shape[1] / record[0]["image"].shape[2] == pytest.approx(
+            labelled[name][0].shape[0] / labelled[name][0].shape[1], rel=0.02
+        )
+    assert math.isfinite(history(run_on(cfg))["total_loss"][0][0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_gone_or_has_another_size_is_named(on_colored, tmp_path, workers):
+    cfg = on_colored(**{"DATALOADER.NUM_WORKERS": workers})
+    for number in range(4):
+        (tmp_path / "colored" / f"{number}.png").unlink()
+    with pytest.raises(ImageError, match=rf"{tmp_path}/colored/\d\.png") as caught:
+        examples(cfg, 4)
+    assert "Traceback" not in str(caught.value)
+    for number in range(4):
+        save_image(tmp_path / "colored" / f"{number}.png", np.zeros((96, 90, 3), np.uint8))
+    with pytest.raises(UserError, match=rf"{tmp_path}/colored/\d\.png.*\(90, 96\).*\(96, 96\)"):
+        examples(cfg, 4)
 
 
 def test_an_image_without_labels_can_receive(on_colored, tmp_path):

@@ -1,10 +1,12 @@
 import io
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from promerge_d2.utils.image import ImageError, load_image, resize_image
+from promerge_d2.utils.image import ImageError, image_size, load_image, resize_image
+from tests.helpers import exif_of, stored_pixels
 
 
 def photo(height=8, width=12, seed=0):
@@ -110,56 +112,114 @@ def test_sixteen_bits_are_scaled(tmp_path):
     assert (loaded == loaded[..., :1]).all()
 
 
-def test_samples_of_unknown_range_are_refused(tmp_path):
-    Image.fromarray(np.array([[70000]], np.int32)).save(tmp_path / "i.tif")
-    with pytest.raises(ImageError, match=r"i\.tif .*65535"):
-        load_image(tmp_path / "i.tif")
-    Image.fromarray(np.array([[0.5]], np.float32)).save(tmp_path / "f.tif")
-    with pytest.raises(ImageError, match=r"f\.tif .*floating-point"):
-        load_image(tmp_path / "f.tif")
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize(
+    ("samples", "wanted"),
+    [
+        ([0, 100, 255], [0, 100, 255]),  # 8 bits in more
+        ([0, 1, 90], [0, 1, 90]),
+        ([0, 256, 512, 1023], [0, 64, 128, 255]),  # 10 bits: 63.8, 127.6
+        ([0, 1000, 4000], [0, 62, 249]),  # 12 bits: 62.3, 249.1
+        ([0, 8192, 16383], [0, 128, 255]),  # 14 bits: 127.5
+        ([0, 32768, 65535], [0, 128, 255]),  # 16 bits
+    ],
+)
+def test_samples_are_scaled_by_what_they_hold(tmp_path, dtype, samples, wanted):
+    path = tmp_path / "deep.tif"
+    Image.fromarray(np.array([samples], dtype)).save(path)
+    loaded = load_image(path)
+    assert loaded.dtype == np.uint8
+    assert loaded[0].tolist() == [[value] * 3 for value in wanted]
+    with Image.open(path) as opened:
+        assert np.array_equal(load_image(opened), loaded)
 
 
-def oriented(path, orientation):
-    """A JPEG of four flat quarters, all of other colours, with an EXIF orientation."""
-    pixels = np.zeros((32, 48, 3), np.uint8)
-    pixels[:16, :24] = (250, 0, 0)
-    pixels[:16, 24:] = (0, 250, 0)
-    pixels[16:, :24] = (0, 0, 250)
-    pixels[16:, 24:] = (250, 250, 0)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(pixels).save(path, exif=exif, quality=95, subsampling=0)
-    return path
+def test_floats_up_to_one_are_shares(tmp_path):
+    Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)).save(tmp_path / "f.tif")
+    assert load_image(tmp_path / "f.tif")[0, :, 0].tolist() == [0, 128, 255]
+    Image.fromarray(np.array([[0.0, 0.5, 255.4]], np.float32)).save(tmp_path / "f.tif")
+    assert load_image(tmp_path / "f.tif")[0, :, 0].tolist() == [0, 0, 64]  # of 10 bits
 
 
-UPRIGHT = {  # what has to be done with the stored rows, by the EXIF standard
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda a: np.rot90(a, 1),
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.array([[70000]], np.int32),
+        np.array([[-1, 5]], np.int32),
+        np.array([[-0.5, 0.5]], np.float32),
+        np.array([[1e6]], np.float32),
+        np.array([[np.nan, 0.5]], np.float32),
+        np.array([[np.inf]], np.float32),
+    ],
+)
+def test_samples_of_unknown_range_are_refused(tmp_path, samples):
+    Image.fromarray(samples).save(tmp_path / "deep.tif")
+    with pytest.raises(ImageError, match=r"deep\.tif .*65535"):
+        load_image(tmp_path / "deep.tif")
+
+
+FORMATS = {
+    "a.jpg": {"quality": 95, "subsampling": 0},
+    "a.png": {},
+    "a.webp": {"lossless": True},
+    "a.tif": {},
+    "lzw.tif": {"compression": "tiff_lzw"},
 }
 
 
+def oriented(path, orientation):
+    """A photograph of four flat quarters, all of other colours, with an EXIF orientation.
+
+    Returns the file and the upright pixels.
+    """
+    upright = np.zeros((32, 48, 3) if orientation < 5 else (48, 32, 3), np.uint8)
+    middle = upright.shape[0] // 2, upright.shape[1] // 2
+    upright[: middle[0], : middle[1]] = (250, 0, 0)
+    upright[: middle[0], middle[1] :] = (0, 250, 0)
+    upright[middle[0] :, : middle[1]] = (0, 0, 250)
+    upright[middle[0] :, middle[1] :] = (250, 250, 0)
+    stored = stored_pixels(upright, orientation)
+    assert stored.shape == (32, 48, 3)
+    Image.fromarray(stored).save(path, exif=exif_of(orientation), **FORMATS[path.name])
+    return path, upright
+
+
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientations(tmp_path, orientation):
-    path = oriented(tmp_path / "turned.jpg", orientation)
-    with Image.open(path) as opened:
-        stored = np.array(opened)
-        from_pil = load_image(opened)
+def test_every_orientation_is_turned_upright_once(tmp_path, name, orientation):
+    path, upright = oriented(tmp_path / name, orientation)
+    loss = 4 if name == "a.jpg" else 0
     loaded = load_image(path)
-    assert np.array_equal(loaded, UPRIGHT[orientation](stored))
-    assert np.array_equal(from_pil, loaded)
-    assert np.array_equal(load_image(path, apply_exif=False), stored)
+    assert loaded.shape == upright.shape
+    assert np.abs(loaded.astype(int) - upright).max() <= loss
+    assert image_size(path) == (upright.shape[1], upright.shape[0])
+    with open(path, "rb") as stream:
+        assert image_size(stream) == image_size(path)
+    with Image.open(path) as opened:
+        assert np.array_equal(load_image(opened), loaded)
+    with Image.open(path) as opened:
+        opened.load()
+        assert np.array_equal(load_image(opened), loaded)
+    stored = load_image(path, apply_exif=False)
+    assert np.array_equal(stored, stored_pixels(loaded, orientation))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_samples_are_turned_too(tmp_path, orientation):
+    upright = np.array([[0, 1000, 4095], [4095, 4095, 0]], np.uint16)
+    stored = np.ascontiguousarray(stored_pixels(upright[:, :, None], orientation)[:, :, 0])
+    Image.fromarray(stored).save(tmp_path / "deep.tif", exif=exif_of(orientation))
+    wanted = [[0, 62, 255], [255, 255, 0]]
+    assert load_image(tmp_path / "deep.tif")[:, :, 0].tolist() == wanted
+    with Image.open(tmp_path / "deep.tif") as opened:
+        assert load_image(opened)[:, :, 0].tolist() == wanted
+    assert image_size(tmp_path / "deep.tif") == (3, 2)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_as_detectron2_shows_it(tmp_path, orientation):
     detection_utils = pytest.importorskip("detectron2.data.detection_utils")
-    path = oriented(tmp_path / "turned.jpg", orientation)
+    path, _ = oriented(tmp_path / "a.jpg", orientation)
     shown = detection_utils.read_image(str(path), format="RGB")
     assert np.array_equal(load_image(path), shown)
 
@@ -172,13 +232,56 @@ def test_modes_as_detectron2_shows_them(tmp_path, mode):
     assert np.array_equal(load_image(path), detection_utils.read_image(str(path), format="RGB"))
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12"])
-def test_broken_exif_is_no_obstacle(tmp_path, exif):
-    pixels = photo(16, 16)
-    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
-    with Image.open(tmp_path / "a.jpg") as opened:
-        stored = np.array(opened)
-    assert np.array_equal(load_image(tmp_path / "a.jpg"), stored)
+def directory(*entries):
+    """EXIF of little-endian entries (tag, type, count, four bytes of value)."""
+    packed = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + bytes(4)
+
+
+SHORT, ASCII, RATIONAL, TURNED = 3, 2, 5, (0x0112, 3, 1, b"\x06")
+BROKEN = {
+    "garbage": (b"Exif\0\0garbage", False),
+    "cut": (b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12", False),
+    "out of range": (directory((0x0112, SHORT, 1, b"\x09")), False),
+    "zero": (directory((0x0112, SHORT, 1, b"\0")), False),
+    "text": (directory((0x0112, ASCII, 2, b"6\0")), False),
+    "nowhere": (directory((0x0112, RATIONAL, 1, b"\xff\xff\xff\x7f")), False),
+    # an orientation can be read all the same: turned, as detectron2 does
+    "two values": (directory((0x0112, SHORT, 2, b"\x06\0\x06\0")), True),
+    "another tag": (directory((0x0100, SHORT, 1, b"\xff\xff"), TURNED), True),
+    "a type": (directory(TURNED, (0x0213, ASCII, 4, b"abc\0")), True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_broken_exif_is_no_obstacle(tmp_path, name, kind):
+    detection_utils = pytest.importorskip("detectron2.data.detection_utils")
+    exif, turned = BROKEN[kind]
+    path = tmp_path / name
+    Image.fromarray(photo(16, 24)).save(path, exif=exif, **FORMATS[name])
+    with Image.open(path) as opened:
+        stored = np.array(opened.convert("RGB"))
+    wanted = np.rot90(stored, -1) if turned else stored
+    assert np.array_equal(load_image(path), wanted)
+    assert np.array_equal(detection_utils.read_image(str(path), "RGB"), wanted)
+    assert image_size(path) == (wanted.shape[1], wanted.shape[0])
+
+
+@pytest.mark.parametrize("value", [0, 9, 300])
+def test_an_orientation_out_of_range_turns_no_tiff(tmp_path, value):
+    pixels = photo(16, 24)
+    save(tmp_path / "a.tif", pixels, exif=exif_of(value))
+    assert np.array_equal(load_image(tmp_path / "a.tif"), pixels)
+    assert image_size(tmp_path / "a.tif") == (24, 16)
+
+
+@pytest.mark.parametrize("content", [b"just some text\n", b"", b"II*\0\x08\0\0\0\0\0"])
+def test_no_size(tmp_path, content):
+    (tmp_path / "no.tif").write_bytes(content)
+    with pytest.raises(ImageError, match=r"no\.tif"):
+        image_size(tmp_path / "no.tif")
 
 
 def test_panorama(tmp_path):
