@@ -616,7 +616,12 @@ def is_complete(output: Path, stamp: dict[str, Any]) -> bool:
 
 
 def prepare(
-    output: Path, seed: int = 0, train: int = 120, test: int = 40, force: bool = False
+    output: Path,
+    seed: int = 0,
+    train: int = 120,
+    test: int = 40,
+    force: bool = False,
+    only_photos: bool = False,
 ) -> bool:
     """Write the sample data.
 
@@ -626,6 +631,7 @@ def prepare(
         train: number of scenes to train on.
         test: number of scenes to test on.
         force: write it even if it is there already.
+        only_photos: stop after the photographs.
 
     Returns:
         False if the same data was there already and nothing was done.
@@ -653,6 +659,8 @@ def prepare(
     (output / "stamp.json").unlink(missing_ok=True)
     objects = write_photos(output / "photos", recipe, paths, {**info, "split": "photos"})
     logger.info("%s: %d objects", output / "photos", objects)
+    if only_photos:
+        return True
     for split, count in zip(SPLITS, (train, test), strict=True):
         folder = output / split
         for old in (folder / "images").glob(f"{split}_[0-9][0-9][0-9][0-9].jpg"):
@@ -672,11 +680,14 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=120, help="training scenes (default: 120)")
     parser.add_argument("--test", type=int, default=40, help="test scenes (default: 40)")
     parser.add_argument("--force", action="store_true", help="repeat even if it is there already")
+    parser.add_argument(
+        "--only-photos", action="store_true", help="stop after the photographs, before the scenes"
+    )
     args = parser.parse_args()
     for name in ("seed", "train", "test"):
         if getattr(args, name) < 0:
             raise UserError(f"--{name} is {getattr(args, name)}; give 0 or more")
-    prepare(args.output, args.seed, args.train, args.test, args.force)
+    prepare(args.output, args.seed, args.train, args.test, args.force, args.only_photos)
 
 
 if __name__ == "__main__":

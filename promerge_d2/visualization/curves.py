@@ -53,4 +53,4 @@ def plot_losses(runs: Mapping[str, Sequence[dict]], path: Path) -> None:
                 panel.plot(iterations, losses, label=name, **style)
             panel.set(title=title, xlabel="iteration", yscale="log")
         axes[0, 0].set(ylabel="loss (median of 20)")
-        axes[0, -1].legend(fontsize=6, ncol=2, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes[0, -1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -460,6 +460,16 @@ def test_a_second_run_does_nothing_unless_something_changed(toy, tmp_path, caplo
     assert not (out / "train/images/train_0001.jpg").exists()
 
 
+def test_photographs_alone_come_first_and_leave_scenes_alone(toy, tmp_path):
+    out = tmp_path / "out"
+    assert sample.prepare(out, train=2, test=1, only_photos=True)
+    assert sorted(path.name for path in out.iterdir()) == ["photos"]
+    assert sample.prepare(out, train=2, test=1)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert not sample.prepare(out, train=2, test=1, only_photos=True)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
 def test_an_interrupted_run_is_repeated(toy, tmp_path, monkeypatch):
     out = tmp_path / "out"
     sample.prepare(out, train=2, test=1)
