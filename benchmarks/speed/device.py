@@ -23,10 +23,11 @@ from benchmarks.report import list_table
 from benchmarks.speed.compare import agreement, identical
 from benchmarks.speed.harness import Benchmark
 from benchmarks.speed.methods import METHODS, Workload
+from benchmarks.speed.store import stored_rate
 from promerge_d2.features import PRECISIONS, FeatureExtractor
 from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler
 from promerge_d2.labeler.promerge.labeler import Stages
-from promerge_d2.pseudo_labels.local_engine import Job, choose_workers, label_jobs
+from promerge_d2.pseudo_labels.local_engine import choose_workers
 
 BATCHES = (1, 8, 32)
 IMAGENET = 1_281_167  # images of ImageNet-1K's training set
@@ -75,8 +76,11 @@ def measure_device(bench: Benchmark) -> None:
     figures["device.features_images_per_s"] = rates[precision, batch_size]
     workload = dataclasses.replace(plan.workload, precision=precision)
     count, workers = plan.stream, choose_workers(plan.stream)
-    args = (workload, plan.images, count, workers, batch_size)
-    rate, masks = bench.call("device", f"{count} images, {workers} workers", pipeline_rate, *args)
+    kind = ReplayLabeler if workload.random_weights else ProMergeLabeler
+    if workload.random_weights:  # no photograph confirms the discs
+        workload = workload.with_settings({"refine_min_iou": 0})
+    args = (workload, plan.images, bench.folder / "device", workers, count, batch_size, kind)
+    rate, masks = bench.call("device", f"{count} images, {workers} workers", stored_rate, *args)
     figures["device.images_per_s"] = rate
     figures["device.masks_per_image"] = masks
     figures["device.workers"] = workers
@@ -131,41 +135,6 @@ def features_rate(workload: Workload, batch_size: int, seconds: float) -> tuple[
     rate = (batches + 1) * batch_size / (time.perf_counter() - started)
     memory = torch.cuda.max_memory_allocated(extractor.device) / 2**20 if on_gpu else 0.0
     return rate, memory
-
-
-def pipeline_rate(
-    workload: Workload,
-    files: Sequence[Path],
-    count: int,
-    workers: int,
-    batch_size: int,
-) -> tuple[float, float]:
-    """Measure images a second from file to records.
-
-    The clock starts when a quarter of the images, and two a worker, are done, so that the start
-    of the workers and the filling of the queues do not count.
-
-    Args:
-        workload: what to work with.
-        files: images, taken in turn.
-        count: how many in all.
-        workers: processes beside this one.
-        batch_size: images through the network at once.
-
-    Returns:
-        Images a second, and masks an image.
-    """
-    method = METHODS["ours"]
-    if workload.random_weights:  # no photograph confirms the discs
-        settings = {"refine_min_iou": 0}
-        method = dataclasses.replace(method, labeler=ReplayLabeler, settings=settings)
-    jobs = (Job(path) for path in itertools.islice(itertools.cycle(files), count))
-    done, masks = [], 0
-    for future in label_jobs(jobs, workload.labeler(method), workers, batch_size):
-        masks += len(future.result().records)
-        done.append(time.perf_counter())
-    first = max(1, 2 * workers, count // 4)
-    return (count - first) / (done[-1] - done[first - 1]), masks / count
 
 
 def masks_by_device(workload: Workload, files: Sequence[Path]) -> dict[str, list[np.ndarray]]:

@@ -24,7 +24,8 @@ import numpy as np
 from benchmarks.report import Results, list_table
 from benchmarks.speed.harness import Plan, plan_from, running
 from benchmarks.speed.methods import METHODS, Workload
-from promerge_d2.labeler import LabelResult, MaskGenerator
+from promerge_d2.features import FeatureExtractor
+from promerge_d2.labeler import LabelResult, MaskGenerator, ProMergeLabeler
 from promerge_d2.pseudo_labels import LocalEngine, label_images, list_images, parts_of
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
 from promerge_d2.pseudo_labels.local_engine import Engine, Job, label_jobs
@@ -32,8 +33,6 @@ from promerge_d2.pseudo_labels.local_engine import Engine, Job, label_jobs
 READY = 2000  # images whose results are stored without labelling
 WORKERS = (1, 2)
 A_WORKER = 8  # images, for throughput
-
-
 ROWS = {
     "store.labeler_s": "Labeler alone, seconds an image",
     "store.ratio_to_labeler": "Through the store, to the labeler alone, times",
@@ -65,7 +64,7 @@ def measure_store(plan: Plan) -> Results:
         for _, workers in itertools.product(range(plan.repeats), WORKERS):
             rate = (plan.workload, plan.images, bench.folder / "rate", workers)
             what = f"{A_WORKER * workers} images stored, {workers} workers"
-            rates[workers].append(bench.call("store", what, stored_rate, *rate))
+            rates[workers].append(bench.call("store", what, stored_rate, *rate)[0])
         for workers, values in rates.items():
             figures.put_repeats(f"store.workers.{workers}.images_per_s", np.array(values))
         figures.put_repeats("store.workers.2.times_1", np.array(rates[2]) / np.array(rates[1]))
@@ -106,25 +105,45 @@ def store_cost(
     return alone, stored, own
 
 
-def stored_rate(workload: Workload, files: Sequence[Path], folder: Path, workers: int) -> float:
-    """Measure images a second through workers and store, from when all workers are at work.
+def stored_rate(
+    workload: Workload,
+    files: Sequence[Path],
+    folder: Path,
+    workers: int,
+    count: int | None = None,
+    batch_size: int = 1,
+    kind: type[ProMergeLabeler] = ProMergeLabeler,
+) -> tuple[float, float]:
+    """Measure images a second from file to label file.
+
+    The clock starts when a fifth of the images, and two a worker, are done, so that the start of
+    the workers and the filling of the queues do not count.
 
     Args:
         workload: what to work with.
         files: images, each taken as often as it needs.
         folder: gets the output, and links to the images.
         workers: processes beside this one.
+        count: images in all; None takes ``A_WORKER`` a process that count, and two that do not.
+        batch_size: images through the network at once.
+        kind: of the labeler.
+
+    Returns:
+        Images a second, and masks an image.
     """
-    count, first = (A_WORKER + 2) * workers, 2 * workers
+    count = count or (A_WORKER + 2) * max(1, workers)
     links = []
     for number, file in enumerate(itertools.islice(itertools.cycle(files), count)):
         links.append(folder / f"{number:04d}{file.suffix}")
         links[-1].parent.mkdir(parents=True, exist_ok=True)
         if not links[-1].exists():
             os.symlink(file.resolve(), links[-1])
-    engine = _Timed(LocalEngine(workers))
-    _store(_listed(links, folder), folder, workload.labeler(METHODS["ours"]), engine)
-    return (count - first) / (engine.times[-1] - engine.times[first - 1])
+    engine = _Timed(LocalEngine(workers, batch_size))
+    labeler = kind(workload.extractor(FeatureExtractor), workload.ours)
+    _store(_listed(links, folder), folder, labeler, engine)
+    first = max(1, 2 * workers, count // 5)
+    rate = (count - first) / (engine.times[-1] - engine.times[first - 1])
+    return rate, sum(engine.masks) / count
 
 
 def _listed(files: Sequence[Path], folder: Path) -> ImageList:
@@ -158,15 +177,16 @@ class _Ready:
 
 @dataclass(frozen=True)
 class _Timed:
-    """An engine that notes when its results are taken."""
+    """An engine that notes when its results are taken, and how many masks they have."""
 
     engine: LocalEngine
     times: list[float] = field(default_factory=list)
+    masks: list[int] = field(default_factory=list)
 
     def __call__(
         self, jobs: Iterable[Job], generator: MaskGenerator, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
         for job, future in self.engine(jobs, generator, stop):
-            future.result()
+            self.masks.append(len(future.result().records))
             self.times.append(time.perf_counter())
             yield job, future

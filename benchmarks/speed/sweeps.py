@@ -16,9 +16,9 @@ from PIL import Image
 from benchmarks.measure import Figures, estimate, mean, memory_mb
 from benchmarks.report import cross_table
 from benchmarks.speed import tasks
-from benchmarks.speed.device import pipeline_rate
 from benchmarks.speed.harness import Benchmark, total
 from benchmarks.speed.methods import METHODS, Workload
+from benchmarks.speed.store import stored_rate
 from benchmarks.speed.tasks import RELEASED
 from promerge_d2.labeler import grid_masks
 from promerge_d2.pseudo_labels.local_engine import Job, label_jobs
@@ -113,10 +113,8 @@ def sweep_workers(bench: Benchmark) -> None:
     """Measure throughput of the whole labeler, as ``tools/label_images.py`` runs it."""
     cores = os.cpu_count() or 1
     for workers in (number for number in WORKERS if number <= cores):
-        count = 8 * max(1, workers)
-        args = (bench.plan.workload, bench.plan.images, count, workers, 1)
-        what = f"{count} images, {workers} workers"
-        rate, _ = bench.call("pipeline", what, pipeline_rate, *args)
+        args = (bench.plan.workload, bench.plan.images, bench.folder / "rate", workers)
+        rate, _ = bench.call("pipeline", f"images stored, {workers} workers", stored_rate, *args)
         bench.figures[f"sweep.workers.{workers}.images_per_s"] = rate
 
 

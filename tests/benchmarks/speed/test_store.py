@@ -10,7 +10,7 @@ def test_the_store(workload, images, monkeypatch):
     monkeypatch.setattr(store, "READY", 7)
     rates = []
     monkeypatch.setattr(  # without processes
-        store, "LocalEngine", lambda workers=0: rates.append(workers) or LocalEngine(0)
+        store, "LocalEngine", lambda workers=0, _=1: rates.append(workers) or LocalEngine(0)
     )
     results = store.measure_store(Plan(workload, images, **QUICK))
     check_numbers(results.figures)
