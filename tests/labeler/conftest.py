@@ -7,7 +7,7 @@ import torch
 from promerge_d2.features import BACKBONES, Backbone
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A registered ViT-Ti/16 with random weights in a file."""
     name = "test_random_vit"

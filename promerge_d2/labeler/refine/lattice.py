@@ -212,7 +212,7 @@ def _embed(  # pragma: no cover - compiled
         misses = 0
         for q in range(wanted):
             missing[misses] = q
-            misses += np.int64(keys[corners[start + q]] != key[q])
+            misses += int(keys[corners[start + q]] != key[q])
         for q in missing[:misses]:
             slot = _find(table, keys, key[q], log_size)
             if table[slot] == 0:

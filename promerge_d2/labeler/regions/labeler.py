@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import cv2
 import numpy as np
 import torch
 
@@ -20,7 +19,13 @@ from promerge_d2.labeler.refine.resize import upsample_smoothly
 from promerge_d2.labeler.regions.config import RegionsConfig
 from promerge_d2.labeler.regions.merge_tree import merge_tree, tree_masks
 from promerge_d2.labeler.regions.scoring import Frame, score_masks
-from promerge_d2.labeler.regions.tiles import Window, cut_sides, on_photograph, tile_windows
+from promerge_d2.labeler.regions.tiles import (
+    Window,
+    cut_sides,
+    frame_of_tile,
+    on_photograph,
+    tile_windows,
+)
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.labeler.suppression import suppress
 
@@ -105,20 +110,11 @@ def _best_of_tile(
     canvas: tuple[int, int],
     config: RegionsConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``_best`` of a tile, without the regions that its cut goes through.
-
-    What looks like background is asked of the whole photograph: the tile alone may be one object.
-    """
-    rows, columns = unit.shape[1:]
-    cut = cut_sides(window, canvas, rows, columns)
-    resemblance = cv2.resize(whole.resemblance.reshape(rows, columns), canvas[::-1])[window]
-    edge = whole.edge & ~cut
-    share = np.prod(
-        [(part.stop - part.start) / side for part, side in zip(window, canvas, strict=True)]
-    )
-    frame = Frame(cv2.resize(resemblance, (columns, rows)).ravel(), edge, float(share))
+    """Return ``_best`` of a tile, without the regions that its cut goes through."""
+    cut = cut_sides(window, canvas, *unit.shape[1:])
     regions = _regions(unit, config)
-    return _best(unit, regions[~regions[:, cut].any(axis=1)], frame, config)
+    regions = regions[~regions[:, cut].any(axis=1)]
+    return _best(unit, regions, frame_of_tile(whole, window, canvas), config)
 
 
 class RegionsLabeler(Labeler[RegionsConfig]):

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from itertools import product
 
+import cv2
 import numpy as np
+
+from promerge_d2.labeler.regions.scoring import Frame
 
 _SIDE = 1.2  # of a tile, in sides of its share of the canvas: neighbours overlap
 
@@ -80,3 +83,28 @@ def cut_sides(window: Window, canvas: tuple[int, int], rows: int, columns: int) 
     cut[:, 0] |= left > 0
     cut[:, -1] |= right < canvas[1]
     return cut
+
+
+def frame_of_tile(whole: Frame, window: Window, canvas: tuple[int, int]) -> Frame:
+    """Make the frame of a tile: what looks like background is asked of the whole photograph.
+
+    The tile alone may show nothing but one object.
+
+    Args:
+        whole: the photograph's, for a grid of the tile's shape H x W.
+        window: the tile's, in cells of the canvas.
+        canvas: rows and columns of the canvas.
+
+    Returns:
+        The frame, with ``edge`` where a side of the tile is a side of the photograph.
+    """
+    rows, columns = whole.edge.shape
+    resemblance = cv2.resize(whole.resemblance.reshape(rows, columns), canvas[::-1])[window]
+    share = np.prod(
+        [(part.stop - part.start) / side for part, side in zip(window, canvas, strict=True)]
+    )
+    return Frame(
+        cv2.resize(resemblance, (columns, rows)).ravel(),
+        whole.edge & ~cut_sides(window, canvas, rows, columns),
+        float(share),
+    )

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as mask_utils
 
 from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler, RegionsConfig, RegionsLabeler
 from promerge_d2.labeler.refine.resize import upsample_smoothly
+from promerge_d2.labeler.regions.labeler import scored_regions
 from tests.labeler.helpers import grid
 
 
@@ -35,6 +37,25 @@ def test_images_of_several_shapes_go_in_one_batch(tiny):
     ]
     together = list(labeler.label_batch(images, batch_size=4))
     assert [result.records for result in together] == [labeler(image) for image in images]
+
+
+def test_regions_that_stand_out_from_nothing_are_no_masks():
+    stages = scored_regions(torch.ones(1, 3, 6, 6), RegionsConfig())
+    assert len(stages.regions)
+    assert stages.merged is None
+    assert stages.reason == "no_scored_regions"
+    features = torch.zeros(1, 2, 12, 12)
+    features[0, 0] = 1
+    features[0, :, 4:8, 4:8] = torch.tensor([0.0, 1.0])[:, None, None]
+    stages = scored_regions(features, RegionsConfig())
+    assert stages.reason is None
+    assert 0 < len(stages.merged) < len(stages.regions)
+    assert stages.scores.min() > 0
+
+
+def test_no_region_of_a_size_asked_for():
+    stages = scored_regions(torch.rand(1, 3, 4, 4), RegionsConfig(min_patches=100))
+    assert stages.reason == "no_regions"
 
 
 def test_masks_that_are_not_confirmed_stay_as_they_were():

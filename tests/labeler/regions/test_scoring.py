@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from promerge_d2.labeler.regions.scoring import Frame, resemblance_to_border, score_masks
-from promerge_d2.labeler.suppression import suppress
 
 
 def scene(height=20, width=24):
@@ -85,10 +84,36 @@ def test_quantile_does_not_care_for_the_scale_of_cosines():
     assert np.allclose(a, b, atol=0.02)
 
 
-def test_suppress_by_hand():
-    masks = np.stack([box(0, 0, 10, 10), box(0, 0, 10, 9), box(10, 10, 5, 5), box(0, 0, 10, 2)])
-    scores = np.array([0.5, 0.9, 0.1, 0.4])
-    assert suppress(masks, scores, 0.7, 10).tolist() == [1, 3, 2]  # the first overlaps 0.9
-    assert suppress(masks, scores, 0.95, 10).tolist() == [1, 0, 3, 2]
-    assert suppress(masks, scores, 0.7, 2).tolist() == [1, 3]
-    assert suppress(masks, np.ones(4), 0.7, 10).tolist() == [0, 2, 3]  # equal ones: the first
+def test_what_is_alike_but_far_away_does_not_count_against_agreement():
+    """Another object of the same kind, seven patches from the square; its surroundings are four."""
+    features, square = scene()
+    features[:, 0:2, 22:24] = np.array([0, 1], np.float32)[:, None, None]
+    cues = score_masks(features, square[None], Frame.of(features))
+    assert cues["agreement"][0] == pytest.approx(1)
+    features[:, 7:9, 17:19] = np.array([0, 1], np.float32)[:, None, None]  # two patches from it
+    cues = score_masks(features, square[None], Frame.of(features))
+    assert cues["agreement"][0] == pytest.approx((36 / 40) ** 2)
+
+
+def test_the_border_is_two_patches_wide():
+    """Rings of three kinds: 28 patches, 20 patches, and what is inside."""
+    kinds = np.full((8, 8), 2)
+    kinds[:2], kinds[-2:], kinds[:, :2], kinds[:, -2:] = 1, 1, 1, 1
+    kinds[0], kinds[-1], kinds[:, 0], kinds[:, -1] = 0, 0, 0, 0
+    features = np.eye(3, dtype=np.float32)[kinds].transpose(2, 0, 1)
+    shares = resemblance_to_border(features, 0.5)  # four tenths of the products are 1, the rest 0
+    expected = np.array([28 / 48, 20 / 48, 0])[kinds]
+    assert np.allclose(shares.reshape(8, 8), expected)
+
+
+def test_a_tile_covers_a_share_of_the_border_and_of_the_photograph():
+    """A quarter of the photograph: its grid's patches are half as long at the border."""
+    features, _ = scene()
+    low = box(14, 9, 6, 6)
+    whole = Frame.of(features)
+    tile = Frame(whole.resemblance, whole.edge, share=0.25)
+    cues = score_masks(features, low[None], tile)
+    assert cues["border"][0] == pytest.approx((1 - 6 * 0.5 / (2 * 20 + 2 * 24 - 4)) ** 2)
+    assert cues["size"][0] == pytest.approx((36 * 0.25 / 480) ** 0.35)
+    nowhere = Frame(whole.resemblance, np.zeros_like(whole.edge), share=0.25)
+    assert score_masks(features, low[None], nowhere)["border"][0] == 1

@@ -5,7 +5,13 @@ from pycocotools import mask as mask_utils
 
 from promerge_d2.labeler import RegionsConfig, RegionsLabeler
 from promerge_d2.labeler.regions.labeler import scored_regions
-from promerge_d2.labeler.regions.tiles import cut_sides, on_photograph, tile_windows
+from promerge_d2.labeler.regions.scoring import Frame
+from promerge_d2.labeler.regions.tiles import (
+    cut_sides,
+    frame_of_tile,
+    on_photograph,
+    tile_windows,
+)
 from promerge_d2.utils.image import resize_image
 from tests.helpers import TINY, photo, square, use_tiny
 
@@ -38,6 +44,28 @@ def test_a_window_in_pixels_by_hand():
 def test_cut_sides_by_hand():
     cut = cut_sides((slice(0, 12), slice(16, 40)), (20, 40), 3, 4)
     assert np.array_equal(cut, [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    cut = cut_sides((slice(8, 20), slice(0, 24)), (20, 40), 3, 4)  # the bottom left
+    assert np.array_equal(cut, [[1, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 1]])
+    cut = cut_sides((slice(16, 40), slice(8, 20)), (40, 20), 4, 3)  # the bottom right, upright
+    assert np.array_equal(cut, [[1, 1, 1], [1, 0, 0], [1, 0, 0], [1, 0, 0]])
+
+
+def test_frame_of_a_tile_by_hand():
+    """The first of four tiles on a wide canvas: 12 x 24 cells of 20 x 40."""
+    edge = np.ones((10, 20), bool)
+    edge[1:-1, 1:-1] = False
+    across = (np.arange(20) + 0.5) / 20  # grows from left to right
+    down = (np.arange(10) + 0.5)[:, None] / 10
+    for resemblance, start, stop in ((across + 0 * down, 0.0, 0.6), (down + 0 * across, 0.0, 0.6)):
+        whole = Frame(resemblance.ravel(), edge)
+        frame = frame_of_tile(whole, (slice(0, 12), slice(0, 24)), (20, 40))
+        found = frame.resemblance.reshape(10, 20)
+        steps = resemblance * (stop - start) + start  # the same, over the tile's part
+        assert np.allclose(found, steps, atol=0.03)
+    expected = np.zeros((10, 20), bool)
+    expected[0, :-1] = expected[:-1, 0] = True  # its other sides are cuts
+    assert np.array_equal(frame.edge, expected)
+    assert frame.share == pytest.approx(0.36)
 
 
 def scene(size=20):
@@ -85,6 +113,20 @@ def test_regions_that_a_cut_goes_through_are_left_out():
         assert part.sum() == 36
         overlap = [(mask & part).sum() / (mask | part).sum() for mask in merged]
         assert max(overlap) < 0.8
+
+
+def test_what_the_whole_and_a_tile_find_is_one_mask():
+    whole = torch.nn.functional.interpolate(scene()[None], (10, 10))[0]
+    stages = scored_regions(seen_by_tiles(whole, scene()), RegionsConfig(tiles=2, grid=10))
+    square = np.zeros((20, 20), bool)
+    square[2:10, 2:10] = True
+    overlap = [(mask & square).sum() / (mask | square).sum() for mask in stages.merged]
+    assert sum(iou > 0.7 for iou in overlap) == 1
+    assert (np.diff(stages.scores) <= 0).all()
+    few = scored_regions(
+        seen_by_tiles(whole, scene()), RegionsConfig(tiles=2, grid=10, max_masks=2)
+    )
+    assert len(few.merged) == len(few.scores) == 2
 
 
 @pytest.fixture
