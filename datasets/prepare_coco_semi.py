@@ -12,34 +12,31 @@ of a larger one.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 
 from promerge_d2.cli.parser import ArgumentParser, run_tool
+from promerge_d2.coco.read import CocoSource, iter_objects, read_images
+from promerge_d2.coco.records import ImageId
+from promerge_d2.coco.write import coco_writer
 from promerge_d2.data.datasets import datasets_root
 from promerge_d2.utils.errors import EXIT_OK, UserError
-from promerge_d2.utils.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 
-def draw_share(data: dict, percentage: float, seed: int) -> dict:
-    """Keep some of the images, and their annotations.
+def draw_share(images: Iterable[ImageId], percentage: float, seed: int) -> set[ImageId]:
+    """Draw some of the images.
 
     Args:
-        data: a COCO JSON.
-        percentage: of the images to keep, rounded, at least one.
+        images: ids, ascending.
+        percentage: of the images to draw, rounded, at least one.
         seed: of the order in which images are taken.
     """
-    images = sorted(data["images"], key=lambda image: image["id"])
-    order = np.random.default_rng(seed).permutation(len(images))
-    count = max(1, round(len(images) * percentage / 100))
-    kept = {images[place]["id"] for place in order[:count]}
-    return {
-        **data,
-        "images": [image for image in data["images"] if image["id"] in kept],
-        "annotations": [thing for thing in data["annotations"] if thing["image_id"] in kept],
-    }
+    ids = list(images)
+    order = np.random.default_rng(seed).permutation(len(ids))
+    return {ids[place] for place in order[: max(1, round(len(ids) * percentage / 100))]}
 
 
 def main() -> int:
@@ -51,11 +48,19 @@ def main() -> int:
     if not 1 <= args.percentage <= 99 or args.seed < 0:
         raise UserError("--percentage is 1 to 99, --seed 0 or more")
     folder = datasets_root() / "coco/annotations"
-    data = read_json(folder / "instances_train2017.json", "labels of COCO train2017")
-    share = draw_share(data, args.percentage, args.seed)
+    source = CocoSource(folder / "instances_train2017.json", "labels of COCO train2017")
+    images = read_images(source.records("images"), source.name)
+    share = draw_share(images, args.percentage, args.seed)
     output = folder / f"{args.percentage}perc_instances_train2017.json"
-    write_json(output, share)
-    logger.info("%s: %d of %d images", output, len(share["images"]), len(data["images"]))
+    categories = list(source.records("categories"))
+    with coco_writer(output, source.info, categories) as out:
+        for image in images.values():
+            if image.id in share:
+                out.add_image(image.record())
+        for item in iter_objects(source.records("annotations"), images, source.name):
+            if item.image_id in share:
+                out.add_annotation(item.where.record)
+    logger.info("%s: %d of %d images", output, out.images, len(images))
     return EXIT_OK
 
 

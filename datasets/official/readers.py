@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from official.files import need
-from promerge_d2.coco.read import CocoSource
+from promerge_d2.coco.read import CocoSource, read_images
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import read_json
 from promerge_d2.utils.image import image_size
@@ -403,24 +403,21 @@ def read_openimages(folder: Path, page: str) -> Source:
 
 
 def _images(file: CocoSource, url_first: bool = False) -> list[Record]:
-    """The ``images`` of a COCO-style file, with the keys that count.
+    """Return the ``images`` of a COCO file, with the keys that count, by ascending id.
 
     With ``url_first``, the folder and name that end ``coco_url`` go before ``file_name``.
     """
-    images = []
-    for index, record in enumerate(file.records("images")):
-        if not isinstance(record, dict) or not isinstance(record.get("id"), int | float | str):
-            raise UserError(f"{file.name}: images[{index}] has no 'id' that is a number or a text")
-        name = record.get("file_name")
-        if url_first and isinstance(record.get("coco_url"), str):
-            name = "/".join(record["coco_url"].split("/")[-2:])
-        if not isinstance(name, str) or not name:
-            raise UserError(
-                f"{file.name}: images[{index}] (id {record['id']!r}) has no 'file_name'"
-            )
-        size = {key: record[key] for key in ("width", "height") if key in record}
-        images.append({"id": record["id"], "file_name": name, **size})
-    return images
+    rows = file.records("images")
+    if url_first:
+        rows = (
+            {**row, "file_name": None} if isinstance(row, dict) and "coco_url" in row else row
+            for row in rows
+        )
+    images = read_images(rows, file.name, need_size=False, need_name=True)
+    return [
+        {key: value for key, value in image.record().items() if value is not None}
+        for image in images.values()
+    ]
 
 
 def _annotations(

@@ -10,8 +10,6 @@ import reprlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from promerge_d2.coco.records import MAX_SIDE, Box, ImageId, ImageInfo, RecordError, RecordRef
 
 logger = logging.getLogger(__name__)
@@ -32,6 +30,8 @@ EMPTY = "objects without a pixel"
 STRAY = "polygon parts of fewer than three points"
 NO_AREA = "boxes of no area beside a mask (the mask's box is taken)"
 
+PLAIN = frozenset((int, float))  # types of numbers; bool is none of them
+_FAR = 1e300  # an integer beyond may be too large for a float
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
@@ -68,33 +68,39 @@ class Tally:
 
 
 class UniqueIds:
-    """The annotation ids of a file so far; integers take some 8 bytes each."""
+    """The annotation ids of a file so far; those that count up take no memory."""
 
     def __init__(self) -> None:
-        self._sorted = np.zeros(0, np.int64)
-        self._new: set[ImageId] = set()  # integers, until there are enough to be sorted in
+        self._counted = range(0)
         self._others: set[ImageId] = set()
 
-    def add(self, value: Any, where: object) -> None:
-        """Add a record's id, None if it has none.
+    def add(self, record: dict[str, Any], name: str, section: str, index: int) -> None:
+        """Add a record's id, if it has one.
+
+        Args:
+            record: as it is in the file.
+            name: what messages call the file.
+            section: the list that it is in.
+            index: its place there.
 
         Raises:
-            RecordError: another record has it, or it is no id.
+            RecordError: another record has the id, or it is no id.
         """
+        value = record.get("id")
         if value is None:
             return
-        value = _id(value, "id", where)
-        small = isinstance(value, int) and -(1 << 63) <= value < 1 << 63
-        side = self._new if small else self._others
-        place = np.searchsorted(self._sorted, value) if small and len(self._sorted) else 0
-        known = small and place < len(self._sorted) and self._sorted[place] == value
-        if known or value in side:
+        if type(value) is not int:
+            value = _id(value, "id", RecordRef(name, section, index, record))
+        number = isinstance(value, int)
+        if value in self._others or (number and value in self._counted):
+            where = RecordRef(name, section, index, record)
             raise RecordError(TWICE, f"{where}: another annotation has the same id")
-        side.add(value)
-        if len(self._new) >= max(1 << 16, len(self._sorted) // 4):
-            new = np.fromiter(self._new, np.int64, len(self._new))
-            self._sorted = np.sort(np.concatenate([self._sorted, new]))
-            self._new.clear()
+        if number and not self._counted:
+            self._counted = range(value, value + 1)
+        elif value == self._counted.stop:
+            self._counted = range(self._counted.start, value + 1)
+        else:
+            self._others.add(value)
 
 
 class Fields(NamedTuple):
@@ -235,9 +241,7 @@ def _side(record: dict[str, Any], key: str, needed: bool, where: RecordRef) -> i
 
 def _number_of(value: Any) -> float | None:
     """Return a finite number, which may be text; None if it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+    if type(value) not in PLAIN and not (isinstance(value, str) and _NUMBER.fullmatch(value)):
         return None
     try:
         number = float(value)
@@ -260,6 +264,10 @@ def _box(box: Any, where: RecordRef) -> Box | None:
     """Return the box as XYWH; None where it is missing or empty."""
     if box is None or box == []:
         return None
+    if type(box) is list and len(box) == 4 and PLAIN.issuperset(map(type, box)):
+        x, y, width, height = box
+        if -_FAR < x < _FAR and -_FAR < y < _FAR and 0 <= width < _FAR and 0 <= height < _FAR:
+            return float(x), float(y), float(width), float(height)  # as nearly all boxes are
     if not isinstance(box, list | tuple) or len(box) != 4:
         raise RecordError(
             BAD_BOX, f"{where}: bbox is {reprlib.repr(box)}; it must be [x, y, width, height]"

@@ -183,7 +183,8 @@ class JsonStream:
     def _peek(self, file: BinaryIO) -> str:
         """Return the next character that is not a space, and stay before it; empty at the end."""
         while True:
-            self._place = _after_space(self._text, self._place)
+            if self._text[self._place : self._place + 1] <= " ":  # space, or the end of the text
+                self._place = _after_space(self._text, self._place)
             if self._place < len(self._text):
                 return self._text[self._place]
             if not self._more(file):

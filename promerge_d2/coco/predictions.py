@@ -19,6 +19,7 @@ from pycocotools import mask as mask_api
 
 from promerge_d2.coco.fields import (
     NO_AREA,
+    PLAIN,
     STRAY,
     Tally,
     UniqueIds,
@@ -28,10 +29,9 @@ from promerge_d2.coco.fields import (
     unusable,
 )
 from promerge_d2.coco.read import BLOCK, CocoSource, batches, read_images, read_masks
-from promerge_d2.coco.records import MAX_SIDE, ImageId, ImageInfo, RecordError, RecordRef
+from promerge_d2.coco.records import MAX_SIDE, ImageId, ImageInfo, RecordError
 from promerge_d2.coco.table import Columns, InstanceTable
 
-_PLAIN = frozenset((int, float))  # types of numbers; bool is none of them
 _NO_BOX = (math.nan,) * 4
 _SIDES = range(1, MAX_SIDE + 1)
 
@@ -94,12 +94,12 @@ def _predictions(file: CocoSource) -> PredictionFile:
         if _add_plain(columns, start, batch, places, images is None):
             if images is not None:
                 for index, record in enumerate(batch, start):
-                    ids.add(record.get("id"), RecordRef(file.name, section, index, record))
+                    ids.add(record, file.name, section, index)
             continue
         for index, record in enumerate(batch, start):
             draft = read_fields(record, file.name, section, index)
             if images is not None:
-                ids.add(record.get("id"), draft.where)
+                ids.add(record, file.name, section, index)
                 if draft.image_id not in places:
                     raise unlisted(draft.where)
             if draft.crowd:
@@ -145,7 +145,7 @@ def _add_plain(
         numbers = [*itertools.chain.from_iterable(boxes), *scores, *areas]
         plain = (
             {int, str}.issuperset(map(type, image_ids))
-            and _PLAIN.issuperset(map(type, numbers))
+            and PLAIN.issuperset(map(type, numbers))
             and set(map(len, boxes)) == {4}
             and {list}.issuperset(map(type, boxes))
             and all(record.get("iscrowd", 0) == 0 for record in batch)

@@ -23,6 +23,7 @@ OTHER_SIZE = "sizes that disagree with the mask"
 # Characters "P" to "o" go on, "0" to "O" end a number. _DIGITS of them hold 35 bits, enough for any
 # difference of two 32-bit run lengths.
 _DIGITS = 7
+_AT_ONCE = 64  # strings, few enough for the processor's cache
 _NUMBERS = re.compile(rb"(?:[P-o]{0,6}[0-O])*")
 
 
@@ -75,18 +76,20 @@ def check_counts(texts: Sequence[bytes], pixels: np.ndarray) -> tuple[np.ndarray
         (M,) bool, whether a string is right (``to_rle`` says what is wrong with the others), and
         (M,) int64, the area of the mask where it is.
     """
+    good, area = np.zeros(len(texts), bool), np.zeros(len(texts), np.int64)
+    rows = [row for row, text in enumerate(texts) if text]
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        good[some], area[some] = _check_some([texts[row] for row in some], pixels[some])
+    return good, area
+
+
+def _check_some(texts: list[bytes], pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Check strings that are not empty, see ``check_counts``."""
     lengths = np.array([len(text) for text in texts], np.int64)
-    good = lengths > 0
-    area = np.zeros(len(texts), np.int64)
-    if not good.all():
-        rest = np.flatnonzero(good)
-        good[rest], area[rest] = check_counts([texts[row] for row in rest.tolist()], pixels[rest])
-        return good, area
-    if not texts:
-        return good, area
     data = np.frombuffer(b"".join(texts), np.uint8) - 48  # what is below wraps around
     stop = np.cumsum(lengths)
-    good &= np.maximum.reduceat(data, stop - lengths) < 64
+    good = np.maximum.reduceat(data, stop - lengths) < 64
     good &= data[stop - 1] & 0x20 == 0
     # numbers: the characters up to one without the sixth bit, or to the end of the string
     ends = data & 0x20 == 0

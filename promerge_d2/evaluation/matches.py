@@ -193,6 +193,8 @@ def match_instances(
     for table, area in ((ground_truth.objects, ground_truth.objects.area), (found, size)):
         image = np.array([index.get(i, -1) for i in table.image_ids], np.int32)[table.image]
         order = np.argsort(image, kind="stable")
+        if iou_type == "segm" and (maskless := table.without_mask):
+            order = order[~np.isin(order, maskless)]
         sides.append((table, area, order, image[order]))
     sizes = [(image.height, image.width) for image in ground_truth.images.values()]
     per_image = []

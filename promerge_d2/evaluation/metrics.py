@@ -8,11 +8,14 @@ The protocol is COCO's with one class: IoU 0.50 to 0.95, at most 100 predictions
 * The size of an object is its ``area`` in the ground truth; the size of a prediction is the area
   of its mask for mask figures, of its box for box figures. detectron2 does the same;
   ``COCO.loadRes`` alone takes the box area for both if the records have boxes.
+* Objects and predictions without a mask count for boxes; among others that have masks, they are
+  left out of the mask figures, with a warning.
 * Crowd regions of the ground truth are ignored as COCO does, not counted as objects.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +25,8 @@ from promerge_d2.coco.ground_truth import GroundTruth
 from promerge_d2.evaluation.align import Predictions
 from promerge_d2.evaluation.matches import IOU_TYPES, Matches, match_instances
 from promerge_d2.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 PROTOCOL = (
     "COCO, one class, per cent; max detections 100 (AR1: 1, AR10: 10); crowds of the ground truth "
@@ -49,7 +54,7 @@ def evaluate_class_agnostic(
         (of that size).
 
     Raises:
-        UserError: masks are asked for, or there on both sides, but one record has none.
+        UserError: masks are asked for, but a side has none.
     """
     return {
         iou_type: metrics_of(match_instances(ground_truth, predictions, iou_type))
@@ -77,13 +82,20 @@ def check_iou_types(
     for iou_type in iou_types:
         if iou_type not in IOU_TYPES:
             raise UserError(f"unknown IoU type {iou_type!r}; choose from {', '.join(IOU_TYPES)}")
-    if "segm" in iou_types:
-        for side in (ground_truth.objects, predictions.instances):
-            for row in side.without_mask[:1]:
-                raise UserError(
-                    f"{side[row].where}: it has no mask, so mask figures cannot be computed; add "
-                    "its segmentation, or evaluate boxes only (--iou-types bbox)"
-                )
+    for side in (ground_truth.objects, predictions.instances) if "segm" in iou_types else ():
+        if not (rows := side.without_mask):
+            continue
+        if len(rows) == len(side):
+            raise UserError(
+                f"{side[rows[0]].where}: it has no mask, and no other record has one; evaluate "
+                "boxes only (--iou-types bbox)"
+            )
+        logger.warning(
+            "%s: %d objects without a mask are left out of the mask figures, the first: %s",
+            side.name,
+            len(rows),
+            side[rows[0]].where,
+        )
     return iou_types
 
 

@@ -174,7 +174,9 @@ def test_coco20k(prepare, tmp_path):
         folder / "annotations" / "instances_train2014.json",
         {"images": images, "annotations": annotations, "categories": []},
     )
-    listed = write(folder / "annotations" / "coco_20k_filenames.txt", f"{names[1]}\n\n{names[0]}\n")
+    listed = write(
+        folder / "annotations" / "coco_20k_filenames.txt", f"{names[1]}\n\n{names[0]}\n{names[1]}\n"
+    )  # one twice
     code, said = prepare("coco20k", tmp_path)
     assert code == 0, said
     assert "the whole data set has 19817 images, this one 2" in said
@@ -507,14 +509,14 @@ def test_every_benchmark_has_its_tool():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["images"][0].pop("id"), "images[0] has no 'id'"),
+        (lambda c: c["images"][0].pop("id"), "images[0]"),
         (lambda c: c["images"][1].update(id=7), "image id occurs twice"),
         (lambda c: c["images"][0].update(file_name="../x.jpg"), "leads out of the image folder"),
         (lambda c: c["images"][0].update(file_name="/etc/passwd"), "leads out of the image folder"),
         (lambda c: c["images"][0].update(file_name="C:\\x.jpg"), "leads out of the image folder"),
         (lambda c: c["images"][0].update(file_name="./"), "it has no file name"),
         (lambda c: c["images"][0].update(file_name="gone.jpg"), "gone.jpg: it is not there"),
-        (lambda c: c["images"][0].pop("file_name"), "images[0] (id 7) has no 'file_name'"),
+        (lambda c: c["images"][0].pop("file_name"), "images[0] (id 7): it has no 'file_name'"),
         (lambda c: c["annotations"][0].pop("image_id"), "annotations[0] (id 900): it has no"),
         (lambda c: c["annotations"][0].update(image_id=8), "its image is not in the 'images'"),
         (lambda c: c["annotations"][1].update(id=900), "annotations[1] (id 900, image_id 3): "),
@@ -525,7 +527,7 @@ def test_every_benchmark_has_its_tool():
         (lambda c: c["annotations"].insert(0, 5), "annotations[0] is 5, not an object"),
         (lambda c: c.pop("annotations"), "it has no list 'annotations'"),
         (lambda c: c["annotations"][0].update(image_id=[7]), "the image id is [7]"),
-        (lambda c: c["images"][0].update(id={}), "images[0] has no 'id'"),
+        (lambda c: c["images"][0].update(id={}), "images[0]"),
         (lambda c: c["images"][0].update(file_name="a" * 300), "cannot be a file name"),
     ],
 )  # fmt: skip

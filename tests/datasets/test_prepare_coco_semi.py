@@ -15,8 +15,8 @@ def draw(tmp_path, monkeypatch):
     folder = tmp_path / "coco" / "annotations"
     folder.mkdir(parents=True)
     data = {
-        "images": [{"id": number} for number in range(200)],
-        "annotations": [{"id": n, "image_id": n // 2} for n in range(400)],
+        "images": [{"id": number, "width": 9, "height": 9} for number in range(200)],
+        "annotations": [{"id": n, "image_id": n // 2, "bbox": [0, 0, 2, 2]} for n in range(400)],
         "categories": [{"id": 1}, {"id": 3}],
     }
     (folder / "instances_train2017.json").write_text(json.dumps(data))

@@ -146,11 +146,16 @@ def test_box_only_sides(coco, score):
         score(with_masks, boxes, iou_types=["mask"])
 
 
-def test_one_record_without_a_mask_is_named(coco, score):
+def test_records_without_a_mask_count_for_boxes_only(coco, score, caplog):
+    maskless = {"segmentation": [], "score": 0.9}
     truth = coco([(1, *SMALL), (1, *MEDIUM, {"segmentation": []})])
-    with pytest.raises(UserError, match=r"^truth\.json: annotations\[1\] .*--iou-types bbox"):
-        score(truth, coco([(1, *SMALL)]))
-    assert score(truth, coco([(1, *SMALL)]), iou_types=["bbox"])["bbox"]["AR100"] == 50
+    guesses = coco([(1, *MISS, maskless), (1, *SMALL, {"score": 0.5})])
+    results = score(truth, guesses)
+    assert (results["bbox"]["AR100"], results["segm"]["AR100"]) == (50, 100)
+    assert results["segm"]["AP"] == pytest.approx(100)
+    assert results["bbox"]["AP50"] < 50
+    assert "truth.json: 1 objects without a mask" in caplog.text
+    assert "labels.json: 1 objects without a mask" in caplog.text
 
 
 def test_no_predictions_and_no_objects(coco, score):
