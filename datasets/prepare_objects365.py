@@ -17,7 +17,7 @@ from promerge_d2.cli.parser import run_tool
 
 
 def parse_patches(text: str) -> tuple[int, int] | None:
-    """``16-40`` as (16, 40), ``all`` as None."""
+    """Read ``16-40`` as (16, 40), ``all`` as None."""
     if text == "all":
         return None
     first, last = map(int, text.split("-"))

@@ -153,7 +153,7 @@ def main() -> int:
 
 
 def parse_run(text: str) -> Run:
-    """``NAME=PATH``, or a path whose stem is the name."""
+    """Read ``NAME=PATH``, or a path whose stem is the name."""
     name, found, path = text.partition("=")
     if not found:
         name, path = Path(text).stem, text

@@ -194,7 +194,7 @@ def hash_of(images: Path, command: Sequence[str]) -> str:
 
 
 def evaluate(split: str, predictions: str, name: str) -> dict[str, float]:
-    """Score predictions as tools/evaluate_labels.py does; its flat figures."""
+    """Score predictions as tools/evaluate_labels.py does; return its flat figures."""
     truth = f"{RUN}/data/{split}/annotations.json"
     print(f"as: tools/evaluate_labels.py --predictions {predictions} --ground-truth {truth}")
     ground_truth = read_ground_truth(truth)

@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def _lines(found: Validation) -> Iterator[str]:
-    """What was found, in words."""
+    """Say what was found, line by line."""
     scores = (
         "no scores" if found.scores is None else "scores {:.4g} to {:.4g}".format(*found.scores)
     )

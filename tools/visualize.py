@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def name_sheets(images: Sequence[str], output: str) -> list[Path]:
-    """The PNG of each image.
+    """Name the PNG of each image.
 
     Raises:
         UserError: one file is named for several images, it is no PNG, or two images have one name.

@@ -29,7 +29,7 @@ _EXAMPLES = 5  # how many images a message names
 
 
 def add_root(parser: ArgumentParser) -> None:
-    """The argument ``--root``."""
+    """Add the argument ``--root``."""
     parser.add_argument(
         "--root",
         type=Path,
@@ -39,7 +39,7 @@ def add_root(parser: ArgumentParser) -> None:
 
 
 def parser_of(description: str) -> ArgumentParser:
-    """The arguments that every ``prepare_*.py`` has."""
+    """Make a parser with the arguments that every ``prepare_*.py`` has."""
     parser = ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -186,7 +186,7 @@ class _Counts:
 def _check_images(
     source: Source, image_root: Path | None, skip: bool
 ) -> tuple[dict[Any, ImageInfo], dict[Any, str]]:
-    """The images with their sizes, and what is wrong with those that were left out, by id."""
+    """Give the images with their sizes, and what is wrong with those left out, by id."""
     images = read_images(source.images, source.name, need_size=image_root is None, need_name=True)
     bad: dict[Any, str] = {}
     for image in progress(list(images.values()), desc="images", unit="image"):

@@ -210,15 +210,15 @@ def test_more_detections(evaluate, root, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "give --predictions or --config-file"),
-        (("--predictions", "none.json"), "the predictions none.json do not exist"),
-        (("--predictions", "../x=."), "cannot name a run"),
-        (("--predictions", "a=.", "--predictions", "a=."), "two runs have the same name"),
-        (("--predictions", "a=.", "--datasets", "cococo"), "no data set is named 'cococo'"),
-        (("--predictions", "a=.", "--datasets", "voc"), "none of the data sets is present"),
-        (("--predictions", "a=."), "no run could be scored on any data set"),
-        (("--predictions", "a=.", "--detections", 10), "--detections starts at 100"),
-        (("--config-file", "none.yaml"), "the config none.yaml does not exist"),
+        ((), "give --predictions"),
+        (("--predictions", "none.json"), "none.json"),
+        (("--predictions", "../x=."), "../x"),
+        (("--predictions", "a=.", "--predictions", "a=."), "same name"),
+        (("--predictions", "a=.", "--datasets", "cococo"), "cococo"),
+        (("--predictions", "a=.", "--datasets", "voc"), "cls_agnostic_voc"),
+        (("--predictions", "a=."), "cls_agnostic_coco, a"),
+        (("--predictions", "a=.", "--detections", 10), "--detections starts"),
+        (("--config-file", "none.yaml"), "none.yaml"),
     ],
 )
 def test_refused_with_one_message(evaluate, arguments, message):
@@ -232,12 +232,12 @@ def test_refused_with_one_message(evaluate, arguments, message):
     ("change", "message"),
     [
         (lambda c: c["annotations"][0].update(score=float("nan")), "annotations[0] (id 1, image"),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "negative width or height"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "bbox [1, 2, -3, 4]"),
         (lambda c: c["annotations"][1].update(segmentation={"size": [6, 8], "counts": [48]}),
-         "its mask is 8 x 6 pixels"),
-        (lambda c: c["annotations"][0].pop("image_id"), "it has no 'image_id'"),
-        (lambda c: c["images"][1].update(id=1), "the image id occurs twice"),
-        (lambda c: c["images"][0].update(width=81), "is listed as 81 x 60 pixels"),
+         "8 x 6"),
+        (lambda c: c["annotations"][0].pop("image_id"), "'image_id'"),
+        (lambda c: c["images"][1].update(id=1), "images[1] (id 1"),
+        (lambda c: c["images"][0].update(width=81), "81 x 60"),
     ],
 )  # fmt: skip
 def test_hostile_predictions_name_the_record(evaluate, runs, change, message):
@@ -255,22 +255,23 @@ def test_empty_predictions_are_refused(evaluate, tmp_path):
     (tmp_path / "empty.json").write_text("")
     code, said, _ = evaluate("--predictions", tmp_path / "empty.json")
     assert code == 3
-    assert "empty.json is not valid JSON" in said
+    assert "empty.json" in said
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    "name",
     [
-        ("../../secret.png", "leads out of the image folder"),
-        ("/etc/secret.png", "leads out of the image folder"),
-        ("a/../../b.png", "leads out of the image folder"),
-        ("C:\\secret.png", "leads out of the image folder"),
-        ("a\0.png", "cannot be a file name"),
-        ("a" * 256, "cannot be a file name"),
-        ("a/" * 2000, "cannot be a file name"),
+        "../../secret.png",
+        "/etc/secret.png",
+        "a/../../b.png",
+        "C:\\secret.png",
+        "a\0.png",
+        "a" * 256,
+        "a/" * 2000,
     ],
+    ids=lambda name: repr(name[:16]),
 )
-def test_pictures_outside_the_root_are_never_read(evaluate, runs, root, name, message):
+def test_pictures_outside_the_root_are_never_read(evaluate, runs, root, name):
     file = root / "coco" / "annotations" / "coco_cls_agnostic_instances_val2017.json"
     content = json.loads(file.read_text())
     content["images"][0]["file_name"] = name
@@ -279,7 +280,7 @@ def test_pictures_outside_the_root_are_never_read(evaluate, runs, root, name, me
     (runs[0] / "cls_agnostic_coco.json").write_text(json.dumps(predictions))
     code, said, _ = evaluate("--predictions", runs[0])
     assert code == 3
-    assert message in said
+    assert repr(name)[:12] in said
     assert "image 1" in said or "id 1" in said
 
 

@@ -198,7 +198,7 @@ def why_pruned(view: View) -> dict[str, int]:
 
 
 def _prompted(view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prompts (K, 2), their masks (K, H, W) bool, and which are background candidates (K,)."""
+    """Give prompts (K, 2), their masks (K, H, W), and which are background candidates (K,)."""
     config = view.config
     _, rows, columns = view.features.shape
     points = prompt_grid(rows, columns, config.stride)
@@ -207,7 +207,7 @@ def _prompted(view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _centers(view: View, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The x and y (K,) of the centres of patches (K, 2) on a panel."""
+    """Find the x and y (K,) of the centres of patches (K, 2) on a panel."""
     y, x = ((points + 0.5) / view.features.shape[1:] * view.photo.shape[:2]).T
     return x, y
 
