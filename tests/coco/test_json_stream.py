@@ -56,7 +56,7 @@ def test_a_bare_list(tmp_path):
 )
 def test_broken_files_are_refused(tmp_path, text, byte):
     (tmp_path / "f.json").write_text(text)
-    with pytest.raises(UserError, match=rf"f\.json is not valid JSON at byte {byte}: "):
+    with pytest.raises(UserError, match=rf"f\.json .*byte {byte}\b"):
         elements(tmp_path / "f.json")
 
 
@@ -64,12 +64,12 @@ def test_an_element_without_an_end_is_not_read_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(json_stream, "_CHUNK", 10)
     monkeypatch.setattr(json_stream, "_LONGEST", 1000)
     (tmp_path / "f.json").write_text('["' + "x" * 100_000)
-    with pytest.raises(UserError, match="not valid JSON at byte 1"):
+    with pytest.raises(UserError, match="byte 1"):
         elements(tmp_path / "f.json")
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read the labels .*gone: No such file"):
+    with pytest.raises(UserError, match=r"gone: No such file"):
         list(JsonStream(tmp_path / "gone", "labels"))
 
 

@@ -179,8 +179,8 @@ def test_bad_overrides(opts, message):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(UserError, match=r"gone\.py does not exist"):
+    with pytest.raises(UserError, match=r"gone\.py"):
         read_lazy("gone.py", [])
     (tmp_path / "c.py").write_text("train = dict(max_iter=1)\n")
-    with pytest.raises(UserError, match=r"has no model, dataloader, optimizer, lr_multiplier;"):
+    with pytest.raises(UserError, match=r"c\.py.*model, dataloader, optimizer, lr_multiplier"):
         read_lazy(str(tmp_path / "c.py"), [])

@@ -45,7 +45,7 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path):
     assert metadata.image_root == str(tmp_path)
     assert metadata.thing_classes == ["object"]
     assert metadata.evaluator_type == "class_agnostic"
-    with pytest.raises(UserError, match=r"cannot read the COCO file .*gone\.json: No such"):
+    with pytest.raises(UserError, match=r"gone\.json: No such"):
         DatasetCatalog.get("mine")
 
 
@@ -163,7 +163,7 @@ def test_builtins_are_there_under_the_root(tmp_path, monkeypatch):
         register_builtins()
         imagenet = MetadataCatalog.get("imagenet_promerge_train")
         assert imagenet.image_root == f"{tmp_path}/imagenet/train"
-        with pytest.raises(UserError, match="cannot read the COCO file"):
+        with pytest.raises(UserError, match="No such file"):
             DatasetCatalog.get("imagenet_promerge_train")
     finally:
         for name, metadata in kept.items():

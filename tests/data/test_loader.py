@@ -88,7 +88,7 @@ def test_processes_share_the_batch_of_one(world_size):
 
 
 def test_a_batch_that_cannot_be_shared_out():
-    with pytest.raises(UserError, match=r"IMS_PER_BATCH is 4, .* must be a multiple of 3$"):
+    with pytest.raises(UserError, match=r"IMS_PER_BATCH.* 4\b.* 3\b"):
         BatchStream(10, 4, 0, rank=0, world_size=3)
 
 
@@ -177,7 +177,7 @@ def test_a_dict_is_read_once(registered, monkeypatch):
 
 
 def test_no_image_is_left(registered):
-    with pytest.raises(UserError, match=r"^loader_test: no image has anything to learn$"):
+    with pytest.raises(UserError, match=r"loader_test"):
         training_images([registered], lambda record: False)
 
 

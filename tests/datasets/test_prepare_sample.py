@@ -366,7 +366,7 @@ def test_at_least_half_of_every_object_shows():
 def test_scenes_that_cannot_be_are_refused():
     square = sample.Cutout((1,), flat(0, 4, 4), np.ones((1, 4, 4), np.uint8))
     ground = [sample.Background(flat(100))]
-    with pytest.raises(UserError, match="no scene of 64x48 px came about in 5 tries"):
+    with pytest.raises(UserError, match=r"64x48.*\b5\b"):
         sample.compose(np.random.default_rng(0), [square], ground, 64, 48, tries=5)
 
 

@@ -175,7 +175,7 @@ def test_the_frozen_vit_counts(detector):
     ],
 )
 def test_weights_of_another_detector_are_refused(detector, key, value, message):
-    with pytest.raises(UserError, match=r"MODEL\.WEIGHTS does not fit the config") as caught:
+    with pytest.raises(UserError, match=r"MODEL\.WEIGHTS") as caught:
         load_detector(changed(detector, key, value))
     assert message in str(caught.value)
 
@@ -189,10 +189,10 @@ def test_many_keys_are_counted(detector, tmp_path):
 
 def test_no_checkpoint_at_all(detector, tmp_path):
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(UserError, match=r"text\.pth cannot be read as a checkpoint: "):
+    with pytest.raises(UserError, match=r"text\.pth"):
         load_detector(changed(detector, "MODEL.WEIGHTS", str(tmp_path / "text.pth")))
 
 
 def test_a_detector_without_masks_is_refused(detector):
-    with pytest.raises(UserError, match=r"predicts no masks: set MODEL\.MASK_ON True"):
+    with pytest.raises(UserError, match=r"MODEL\.MASK_ON True"):
         DetectorMaskGenerator(changed(detector, "MODEL.MASK_ON", False))

@@ -145,7 +145,7 @@ def test_the_tool(cached, config, photos, tmp_path, monkeypatch, capsys):
     [
         ([], "there is no cache to fill: take a config with a frozen ViT"),
         (["MODEL.FROZEN_VIT.CACHE_DIR", "x", "INPUT.CROP.ENABLED", "True"], "INPUT.CROP.ENABLED F"),
-        (["DATASETS.TRAIN", "('other',)"], "the data set 'other' is not registered"),
+        (["DATASETS.TRAIN", "('other',)"], "'other'"),
     ],
 )
 def test_refused(config, options, message, monkeypatch, capsys):

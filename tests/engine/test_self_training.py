@@ -100,17 +100,17 @@ def test_configs_named_after_rounds_are_taken(config, tmp_path):
 @pytest.mark.parametrize(
     ("opts", "options", "message"),
     [
-        (["SOLVER.MAX_ITR", "1"], {}, r"no config key is named SOLVER\.MAX_ITR; near matches"),
-        ([], {"round_opts": ["SOLVER.MAX_ITR", "1"]}, r"no config key is named SOLVER\.MAX_ITR"),
+        (["SOLVER.MAX_ITR", "1"], {}, r"SOLVER\.MAX_ITR"),
+        ([], {"round_opts": ["SOLVER.MAX_ITR", "1"]}, r"SOLVER\.MAX_ITR"),
         ([], {"round_opts": ["SOLVER.MAX_ITER", "soon"]}, r"SOLVER\.MAX_ITER"),
-        ([], {"round_configs": ["gone.yaml"]}, r"the config gone\.yaml does not exist"),
-        ([], {"test": ["gone"]}, r"the data set 'gone' is not .*\n\(to evaluate on nothing, give"),
-        (["MODEL.WEIGHTS", "gone.pth"], {}, r"MODEL\.WEIGHTS gone\.pth does not exist"),
+        ([], {"round_configs": ["gone.yaml"]}, r"gone\.yaml"),
+        ([], {"test": ["gone"]}, "'gone'"),
+        (["MODEL.WEIGHTS", "gone.pth"], {}, r"MODEL\.WEIGHTS gone\.pth"),
         (["MODEL.MASK_ON", "False"], {}, r"INPUT\.COPY_PASTE\.ENABLED False"),
         (
             ["MODEL.MASK_ON", "False", "INPUT.COPY_PASTE.ENABLED", "False"],
             {},
-            r"self-training needs masks: set MODEL\.MASK_ON True",
+            r"MODEL\.MASK_ON True",
         ),
         (["INPUT.MASK_FORMAT", "polygon"], {}, "pseudo-labels are RLE masks"),
     ],
@@ -133,10 +133,10 @@ def test_differences_are_named(tmp_path):
     check_same(file, {"a": 1}, "settings")  # nothing is recorded
     file.write_text(json.dumps({"a": {"b": 1, "c": [1, 2]}, "d": 2}))
     check_same(file, {"a": {"b": 1, "c": [1, 2]}, "d": 2}, "settings")
-    with pytest.raises(UserError, match=r"begun with other settings: a\.b was 1, is now 3; d was"):
+    with pytest.raises(UserError, match=r"a\.b was 1, is now 3; d was"):
         check_same(file, {"a": {"b": 3, "c": [1, 2]}}, "settings")
     file.write_text(json.dumps({f"{n}.png": n for n in range(9)}))
-    with pytest.raises(UserError, match=r"0\.png was 0, is now None; .* and 4 more; go on with"):
+    with pytest.raises(UserError, match=r"0\.png .* 4 more"):
         check_same(file, {}, "images")
 
 
@@ -177,7 +177,7 @@ def test_prediction_is_shared_out_training_is_not(begun, tmp_path, capsys):
     assert [figure["round"] for figure in whole] == [0, 1]
     assert len(begun("shared", number=1)) == 1
     (tmp_path / "shared" / "round-0" / "results.json").unlink()
-    with pytest.raises(UserError, match=r"round 0 .* is to be trained now; run .* without shards"):
+    with pytest.raises(UserError, match=r"round 0 .*shards"):
         begun("shared", 0, 2)
     begun("shared", number=1)
     for shard in (1, 0):
@@ -194,10 +194,10 @@ def test_prediction_is_shared_out_training_is_not(begun, tmp_path, capsys):
 
 def test_rounds_can_be_added_images_and_settings_cannot_change(begun, photos, tmp_path):
     assert len(begun("run", number=1)) == 1
-    with pytest.raises(UserError, match=r"other settings: labels\.made was by hand, is now None; "):
+    with pytest.raises(UserError, match=r"labels\.made was by hand"):
         begun("run", settings={"sha256": "5"})
     save_image(photos / "new.png", photo())
-    with pytest.raises(UserError, match=r"begun with other images: new\.png was None, is now \d+;"):
+    with pytest.raises(UserError, match=r"new\.png was None"):
         begun("run")
     (photos / "new.png").unlink()
     assert len(begun("run", number=2)) == 2
@@ -208,7 +208,7 @@ def test_two_processes_at_once_are_refused(begun, tmp_path):
     try:
         while not (tmp_path / "held").exists():
             time.sleep(0.01)
-        with pytest.raises(UserError, match=rf"process {process} on .* is at work on .*run"):
+        with pytest.raises(UserError, match=rf"process {process} .*run"):
             begun("run")
     finally:
         os.kill(process, signal.SIGKILL)
@@ -226,13 +226,13 @@ def test_a_process_that_dies_is_told(monkeypatch):
         raise ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 7, -9)
 
     monkeypatch.setattr("promerge_d2.engine.launch.launch", launch)
-    with pytest.raises(NotFinished, match="training of round 1 stopped: process 1 terminated with"):
+    with pytest.raises(NotFinished, match=r"round 1 .*process 1"):
         self_training._launch(print, 2, "cpu", (), "training of round 1")
 
 
 def test_images_in_tars_are_refused(begun, tmp_path):
     images = ImageList(tmp_path, (ImageFile(1, "a.tar/1.png", 9, "a.tar", 512),))
-    with pytest.raises(UserError, match="has images in tars, which training cannot read"):
+    with pytest.raises(UserError, match=r"\btars?\b"):
         begun("run", images=images)
     assert not (tmp_path / "run").exists()
 

@@ -451,7 +451,7 @@ def test_gated_weights_say_so():
 
 
 def test_no_address():
-    with pytest.raises(WeightsError, match="beit_vitl16 has no public address that is known to w"):
+    with pytest.raises(WeightsError, match="beit_vitl16"):
         FeatureExtractor.from_name("beit_vitl16")
 
 
@@ -489,7 +489,7 @@ def test_the_grid_of_a_resnet_is_its_stride(shallow):
     extractor = FeatureExtractor(entry, build_vit(entry))
     (features,) = extractor.features([np.zeros((64, 96, 3), np.uint8)])
     assert features.shape == (2048, 2, 3)
-    with pytest.raises(ValueError, match=r"image sides \(64, 80\) are no multiples of 32"):
+    with pytest.raises(ValueError, match=r"\(64, 80\).* 32"):
         extractor(torch.zeros(1, 3, 64, 80))
 
 

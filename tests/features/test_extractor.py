@@ -176,7 +176,7 @@ def test_images_of_a_batch_do_not_meet(vits):
 
 def test_sides_must_be_whole_patches(vits):
     extractor = FeatureExtractor(get_backbone("dino_vits16"), vits["dino_vits16"])
-    with pytest.raises(ValueError, match=r"image sides \(32, 40\) are no multiples of 16"):
+    with pytest.raises(ValueError, match=r"\(32, 40\).* 16"):
         extractor(torch.zeros(1, 3, 32, 40))
 
 
@@ -187,7 +187,7 @@ def test_frozen_and_without_gradients(vits):
 
 
 def test_unknown_facet(vits):
-    with pytest.raises(UserError, match="no facet is named 'keys'; known: query, key, value"):
+    with pytest.raises(UserError, match=r"'keys'.*query, key, value"):
         FeatureExtractor(get_backbone("dino_vits16"), vits["dino_vits16"], "keys")
 
 
@@ -232,7 +232,7 @@ def test_bf16_changes_features_a_little(vits):
 
 
 def test_unknown_precision(vits):
-    with pytest.raises(UserError, match="no precision is named 'fp16'; known: fp32, bf16"):
+    with pytest.raises(UserError, match=r"'fp16'.*fp32, bf16"):
         FeatureExtractor(get_backbone("dino_vits16"), vits["dino_vits16"], precision="fp16")
 
 
@@ -277,9 +277,9 @@ def test_compiled_by_inductor(vits):
 
 
 def test_a_device_that_is_not_there():
-    with pytest.raises(UserError, match=r"the device 'cuda:99' cannot be used: .+ cpu$"):
+    with pytest.raises(UserError, match="'cuda:99'"):
         FeatureExtractor.from_name("dino_vits16", "/no/weights", device="cuda:99")
-    with pytest.raises(UserError, match="the device 'gpu' cannot be used: "):
+    with pytest.raises(UserError, match="'gpu'"):
         FeatureExtractor.from_name("dino_vits16", "/no/weights", device="gpu")
 
 
@@ -403,5 +403,5 @@ def test_from_name_with_a_local_file(vits, tmp_path):
 
 def test_from_name_with_the_wrong_file(vits, tmp_path):
     torch.save(vits["dino_vits16"].state_dict(), tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"w\.pth for dinov2_vits14: these weights do not fit"):
+    with pytest.raises(WeightsError, match=r"w\.pth.*dinov2_vits14"):
         FeatureExtractor.from_name("dinov2_vits14", tmp_path / "w.pth")

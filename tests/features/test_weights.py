@@ -239,13 +239,13 @@ def test_hash_that_cannot_be_recorded(tmp_path, monkeypatch, caplog):
 def test_cache_that_cannot_be_made(server, tmp_path, monkeypatch):
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv("PROMERGE_D2_CACHE", str(tmp_path / "taken"))
-    with pytest.raises(Exception, match=r"cannot make the folder .*taken") as caught:
+    with pytest.raises(Exception, match="taken") as caught:
         find_weights(entry(f"{server.address}/w.pth"))
     assert type(caught.value).__name__ == "UserError"
 
 
 def test_missing_local_file_and_no_address(tmp_path):
-    with pytest.raises(WeightsError, match=r"the weights file .*no\.pth does not exist"):
+    with pytest.raises(WeightsError, match=r"no\.pth"):
         find_weights(entry("http://127.0.0.1:9/w.pth"), tmp_path / "no.pth")
     with pytest.raises(WeightsError) as caught:
         find_weights(dataclasses.replace(entry("x"), url=None))
@@ -279,7 +279,7 @@ class Code:
 def test_a_pickle_with_code_is_refused(tmp_path, save):
     save({"weight": Code()}, tmp_path / "evil.pth")
     RAN.clear()
-    with pytest.raises(WeightsError, match=r"evil\.pth is not a file of plain tensors") as caught:
+    with pytest.raises(WeightsError, match=r"evil\.pth") as caught:
         read_state_dict(tmp_path / "evil.pth")
     assert "\n" not in str(caught.value)
     assert RAN == []
@@ -288,13 +288,13 @@ def test_a_pickle_with_code_is_refused(tmp_path, save):
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04cut", b"\x80"])
 def test_other_bytes_are_refused(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"x\.pth is not a file of plain tensors"):
+    with pytest.raises(WeightsError, match=r"x\.pth"):
         read_state_dict(tmp_path / "x.pth")
 
 
 def test_a_cut_file_is_refused(tmp_path):
     (tmp_path / "x.pth").write_bytes(CONTENT[: len(CONTENT) // 2])
-    with pytest.raises(WeightsError, match=r"x\.pth is not a file of plain tensors"):
+    with pytest.raises(WeightsError, match=r"x\.pth"):
         read_state_dict(tmp_path / "x.pth")
 
 
@@ -311,7 +311,7 @@ def test_a_cut_file_is_refused(tmp_path):
 )
 def test_what_holds_no_state_dict_is_refused(tmp_path, obj):
     torch.save(obj, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"x\.pth holds no state dict \(name: tensor\), neither"):
+    with pytest.raises(WeightsError, match=r"x\.pth .*state dict"):
         read_state_dict(tmp_path / "x.pth")
 
 
@@ -323,5 +323,5 @@ def test_safetensors(tmp_path):
     assert set(found) == set(state)
     assert all(torch.equal(found[key], state[key]) for key in state)
     (tmp_path / "bad.safetensors").write_bytes(b"not at all")
-    with pytest.raises(WeightsError, match=r"bad\.safetensors is no safetensors file"):
+    with pytest.raises(WeightsError, match=r"bad\.safetensors"):
         read_state_dict(tmp_path / "bad.safetensors")

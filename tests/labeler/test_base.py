@@ -141,17 +141,17 @@ def test_one_pixel(tiny):
 def test_errors(tiny, tmp_path):
     with pytest.raises(ImageError, match=r"gone\.jpg"):
         make(tiny)(tmp_path / "gone.jpg")
-    with pytest.raises(UserError, match="did you mean tau_b"):
+    with pytest.raises(UserError, match="tau_b"):
         make(tiny, tau_bb=0.2)
-    with pytest.raises(UserError, match=r"the weights file .*no\.pth does not exist"):
+    with pytest.raises(UserError, match=r"no\.pth"):
         ProMergeLabeler.from_preset(backbone=tiny[0], weights=tmp_path / "no.pth", refine="none")
-    with pytest.raises(UserError, match=r"no backbone is named 'dino_vitb9'.*did you mean"):
+    with pytest.raises(UserError, match=r"'dino_vitb9'.*dino_vitb8"):
         ProMergeLabeler.from_preset(backbone="dino_vitb9", refine="none")
-    with pytest.raises(UserError, match="no precision is named 'half'"):
+    with pytest.raises(UserError, match="'half'"):
         ProMergeLabeler.from_preset(
             backbone=tiny[0], weights=tiny[1], precision="half", refine="none"
         )
-    with pytest.raises(UserError, match="no facet is named 'keys'"):
+    with pytest.raises(UserError, match="'keys'"):
         ProMergeLabeler.from_preset(backbone=tiny[0], weights=tiny[1], facet="keys", refine="none")
 
 

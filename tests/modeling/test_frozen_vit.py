@@ -155,7 +155,7 @@ def test_half_precision_is_half_as_large_and_the_same_at_first_sight(tmp_path):
 
 
 def test_another_precision_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"CACHE_PRECISION is fp32 or fp16, not bf16"):
+    with pytest.raises(UserError, match=r"CACHE_PRECISION .*fp32.*fp16.*bf16"):
         cache(tmp_path, precision="bf16")
 
 
@@ -164,7 +164,7 @@ def test_a_broken_file_is_named(counted, tmp_path):
     backbone(images(1))
     (file,) = (tmp_path / "cache").rglob("*.npy")
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(UserError, match=rf"cannot read the tokens {file}: .*delete the file"):
+    with pytest.raises(UserError, match=rf"{file}: "):
         backbone(images(1))
 
 
@@ -314,7 +314,7 @@ def test_images_are_padded_to_whole_patches(base, scales, multiple):
 def test_a_square_that_would_cut_images_is_refused(base):
     base.MODEL.FROZEN_VIT.SQUARE_PAD = base.INPUT.MAX_SIZE_TRAIN = 64
     base.INPUT.MAX_SIZE_TEST = 65
-    with pytest.raises(UserError, match=r"SQUARE_PAD 64 cuts images of up to 65 pixels: lower"):
+    with pytest.raises(UserError, match=r"SQUARE_PAD 64 .*\b65\b"):
         build_backbone(base)
 
 
@@ -332,7 +332,7 @@ def test_fewer_levels(base):
 
 def test_bgr_is_refused(base):
     base.INPUT.FORMAT = "BGR"
-    with pytest.raises(UserError, match=r"sees RGB: set INPUT\.FORMAT RGB, not BGR"):
+    with pytest.raises(UserError, match=r"INPUT\.FORMAT RGB"):
         build_backbone(base)
 
 
@@ -347,7 +347,7 @@ def test_pixels_of_another_network_are_refused(base):
 
 def test_a_cache_is_refused_for_random_images(base, tmp_path):
     base.MODEL.FROZEN_VIT.CACHE_DIR = str(tmp_path / "cache")
-    with pytest.raises(UserError, match=r"it needs INPUT\.COPY_PASTE\.ENABLED False, MODEL"):
+    with pytest.raises(UserError, match=r"INPUT\.COPY_PASTE\.ENABLED False, MODEL"):
         build_backbone(base)
     base.INPUT.COPY_PASTE.ENABLED = False
     base.INPUT.MIN_SIZE_TRAIN = (64,)

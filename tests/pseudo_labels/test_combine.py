@@ -217,7 +217,7 @@ def test_sizes_that_differ_name_the_image(combine, tmp_path):
     combine({"a": [row(0, 4)]}, {"a": [scored(row(0, 4), 0.9)]})
     broken(
         lambda c: c["images"][0].update(width=1, height=20),  # CutLER's
-        r"old\.json: annotations\[0\] \(id 1, .*: its mask is 20 x 1 .* swapped",
+        r"old\.json: annotations\[0\] \(id 1, .*20 x 1.*swapped",
     )
 
 
@@ -231,13 +231,13 @@ def test_old_objects_without_a_mask_or_a_pixel_are_left_out(combine, caplog):
 
 
 def test_an_image_that_is_not_among_the_images(combine):
-    with pytest.raises(UserError, match=r"name the image e\.png, which is not under"):
+    with pytest.raises(UserError, match=r"\be\.png"):
         combine({"e": [row(0, 4)]}, {})
 
 
 def test_an_image_that_is_listed_twice(tmp_path):
     path = coco_json(tmp_path / "o.json", [("a.png", 1, 20, []), ("./a.png", 1, 20, [])])
-    with pytest.raises(UserError, match=r"list the image a\.png twice"):
+    with pytest.raises(UserError, match=r"\ba\.png"):
         check_labels(path, ImageList(tmp_path, (ImageFile(1, "a.png", 1),)))
 
 
@@ -246,18 +246,18 @@ def test_labels_can_be_checked_before(tmp_path):
     path = coco_json(tmp_path / "o.json", [("a.png", 1, 20, [row(0, 4)])])
     assert check_labels(path, images) is None
     path = coco_json(tmp_path / "o.json", [("a.png", 2, 20, [row(0, 4)])])
-    with pytest.raises(UserError, match=r"annotations\[0\] \(id 1, .*: its mask is 20 x 1"):
+    with pytest.raises(UserError, match=r"annotations\[0\] \(id 1, .*20 x 1"):
         check_labels(path, images)
 
 
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"min_score": 1.5}, "the min score is 1.5; it lies in 0 to 1"),
-        ({"max_iou": -0.1}, "the max iou is -0.1"),
-        ({"share": 2}, "the share is 2"),
-        ({"share": 0}, "a share of 0 keeps no prediction"),
-        ({"per_image": 0}, "at most 0 predictions an image are none"),
+        ({"min_score": 1.5}, r"1\.5"),
+        ({"max_iou": -0.1}, r"-0\.1"),
+        ({"share": 2}, r"share.* 2\b"),
+        ({"share": 0}, r"share.* 0\b"),
+        ({"per_image": 0}, r"\b0 predictions"),
     ],
 )
 def test_impossible_rules(rules, message):

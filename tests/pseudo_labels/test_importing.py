@@ -81,7 +81,7 @@ def test_promerge_is_a_bare_list_of_floats(tmp_path, output):
     content = json.loads(output.read_text())
     assert [(i["id"], i["file_name"]) for i in content["images"]] == [(139, "000000000139.jpg")]
     assert content["annotations"][0]["image_id"] == 139
-    with pytest.raises(UserError, match=r"is a bare list without images; .* --images-from"):
+    with pytest.raises(UserError, match=r"--images-from"):
         import_labels(source, output)
 
 
@@ -153,7 +153,7 @@ def test_of_a_mixture_only_what_is_exchanged_is_put_right(tmp_path, output):
 def test_an_image_that_contradicts_itself_is_refused(tmp_path, output):
     masks = [square(8, 10, 0, 0, 4, 4), square(10, 8, 0, 0, 4, 4)]
     source = coco_json(tmp_path / "s.json", [("a.jpg", 8, 10, masks)])
-    with pytest.raises(UserError, match=r"annotations\[1\] .*its mask is 8 x 10"):
+    with pytest.raises(UserError, match=r"annotations\[1\] .*8 x 10"):
         import_labels(source, output)
 
 

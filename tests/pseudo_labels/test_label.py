@@ -2,6 +2,7 @@ import dataclasses
 import json
 import logging
 import platform
+import re
 
 import numpy as np
 import pytest
@@ -184,8 +185,8 @@ def test_unwritable_places_are_refused_before_any_work(labeler, folder, tmp_path
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "file").write_text("")
     images = list_images(folder)
-    with pytest.raises(UserError, match=r"cannot (write|make the folder) "):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
         label_images(images, tmp_path / place, labeler, "release")
-    with pytest.raises(UserError, match=r"cannot make the folder .*file"):
+    with pytest.raises(UserError, match="file"):
         label_images(images, tmp_path / "ok.json", labeler, "release", tmp_path / "file")
     assert not (tmp_path / "ok.json").exists()

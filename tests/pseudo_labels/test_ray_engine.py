@@ -124,7 +124,7 @@ def test_a_cluster_without_a_gpu_is_refused(cluster, tmp_path):
     from promerge_d2.pseudo_labels.ray_engine import RayEngine
 
     photos = save_photos(tmp_path / "photos", 2)
-    with pytest.raises(UserError, match="the Ray cluster has no GPU; use --device cpu"):
+    with pytest.raises(UserError, match="--device cpu"):
         label(tiny_labeler(), photos, tmp_path / "l.json", engine=RayEngine(device="cuda"))
-    with pytest.raises(UserError, match="CPUs; 99 networks leave none for the rest"):
+    with pytest.raises(UserError, match=r"CPUs.*\b99\b"):
         label(tiny_labeler(), photos, tmp_path / "l.json", engine=RayEngine(workers=99))

@@ -42,16 +42,16 @@ def test_an_empty_place_takes_any_configuration(folder):
 
 def test_a_table_without_its_record_is_refused(folder):
     (folder / "prompts.json").unlink()
-    with pytest.raises(UserError, match=r"cannot read the record of what .*prompts\.csv"):
+    with pytest.raises(UserError, match=r"prompts\.csv"):
         Results(folder, "prompts", RUN)
 
 
 def test_a_damaged_table_is_refused(folder):
     (folder / "prompts.csv").write_text("stride,AP\n2\n")
-    with pytest.raises(UserError, match="rows of different lengths"):
+    with pytest.raises(UserError, match="lengths"):
         Results(folder, "prompts", RUN)
 
 
 def test_rows_of_other_columns_are_refused(folder):
-    with pytest.raises(UserError, match="has the columns stride, AP, not tau_b, AP"):
+    with pytest.raises(UserError, match=r"stride, AP.*tau_b, AP"):
         Results(folder, "prompts", RUN).add({"tau_b": "2", "AP": "1"})
