@@ -19,8 +19,9 @@ def main() -> int:
     parser = ArgumentParser(
         description="Measure the labeler beside the released way and beside normalised cuts."
     )
+    which = parser.add_mutually_exclusive_group()
     for name, text in BENCHMARKS.items():
-        parser.add_argument(
+        which.add_argument(
             f"--{name}",
             dest="benchmark",
             action="store_const",

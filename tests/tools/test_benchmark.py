@@ -57,6 +57,7 @@ def test_writes_figures_tables_and_picture(monkeypatch, tmp_path, photos, capsys
         (["--count", "1"], "1 images, of which"),
         (["--json", "."], "write .:"),
         (["--store", "--plot", "p.png"], "--plot"),
+        (["--store", "--training"], "not allowed with argument --store"),
     ],
 )
 def test_refuses(monkeypatch, photos, capsys, arguments, message):
