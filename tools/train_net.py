@@ -16,7 +16,7 @@ from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.engine import ProMergeTrainer, setup
 from promerge_d2.engine.launch import launch_processes
 from promerge_d2.engine.lazy import LazyTrainer, read_lazy, settings_of, setup_lazy, test_lazy
-from promerge_d2.engine.setup import building, check_device, read_config
+from promerge_d2.engine.setup import building, check_device, read_config, reading_checkpoint
 from promerge_d2.utils.errors import EXIT_OK
 
 EPILOG = """
@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> dict:
         return running.train()
     with building("the model"):
         model = trainer.build_model(config)
-    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
+    with reading_checkpoint(cfg.MODEL.WEIGHTS):
+        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
     results = test(config, model)
     if comm.is_main_process():
         verify_results(cfg, results)

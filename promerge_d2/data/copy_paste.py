@@ -53,10 +53,10 @@ def copy_paste(
     top = int(rng.integers(0, height - size[0] + 1))
     left = int(rng.integers(0, width - size[1] + 1))
 
-    small = F.interpolate(
+    stretched = F.interpolate(
         donor["image"][None].float(), size, mode="bilinear", align_corners=False, antialias=True
-    )[0].round()
-    small = small.to(receiver["image"].dtype).numpy()
+    )
+    small = stretched[0].round().to(receiver["image"].dtype).numpy()
     small_masks = _shrink(donor["instances"].gt_masks.tensor.numpy()[chosen], size)
 
     image = receiver["image"].clone()
@@ -75,25 +75,26 @@ def copy_paste(
         if window is None:
             continue
         shape = small_mask[window]
-        place = tuple(
-            slice(span.start + offset, span.stop + offset)
-            for span, offset in zip(window, (top, left), strict=True)
-        )
-        both = np.empty_like(shape)  # one array for all: making each anew takes most of the time
-        hidden = [
-            np.count_nonzero(np.logical_and(mask[place], shape, out=both)) for mask in masks[:count]
+        rows, columns = window
+        frame = masks[
+            :, rows.start + top : rows.stop + top, columns.start + left : columns.stop + left
         ]
+        both = np.empty_like(shape)  # one array for all: making each anew takes most of the time
+        hidden = [np.count_nonzero(np.logical_and(mask, shape, out=both)) for mask in frame[:count]]
         if any(
             hinder and lost >= MAX_COVER * area > 0
             for hinder, lost, area in zip(hinders, hidden, areas, strict=True)
         ):
             continue
-        np.copyto(pixels[(slice(None), *place)], small[(slice(None), *window)], where=shape)
+        pasted_pixels = pixels[
+            :, rows.start + top : rows.stop + top, columns.start + left : columns.stop + left
+        ]
+        np.copyto(pasted_pixels, small[:, rows, columns], where=shape)
         outside = ~shape
         for other in np.flatnonzero(hidden):
-            masks[(other, *place)] &= outside
+            frame[other] &= outside
             areas[other] -= hidden[other]
-        masks[(count, *place)] = shape
+        frame[count] = shape
         areas.append(np.count_nonzero(shape))
         hinders.append(True)
         pasted.append(index)
@@ -128,7 +129,7 @@ def _window(mask: np.ndarray) -> tuple[slice, slice] | None:
 
 def _boxes(masks: BitMasks) -> Boxes:
     """Return the tight boxes of masks that have a pixel each."""
-    windows = [_window(mask) for mask in masks.tensor.numpy()]
+    windows = filter(None, map(_window, masks.tensor.numpy()))
     boxes = [(x.start, y.start, x.stop, y.stop) for y, x in windows]
     return Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
 

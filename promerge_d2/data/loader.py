@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from promerge_d2.utils.seeding import IMAGE, ORDER, seeded_generator
 class Draw(NamedTuple):
     """An image of a batch."""
 
-    index: int  # in the data set
+    index: int  # type: ignore[assignment] # in the data set; hides tuple's method
     seed: int
     iteration: int
     place: int  # in the global batch
@@ -135,7 +135,10 @@ class MappedDraws(Dataset):
 class ExampleLoader(DataLoader):
     """A loader of ``MappedDraws`` that raises what is wrong with an image as it was raised."""
 
-    def __iter__(self) -> Iterator[list[dict]]:
+    dataset: MappedDraws
+    batch_sampler: BatchStream
+
+    def __iter__(self) -> Any:
         for batch in super().__iter__():
             for example in batch:
                 if isinstance(example, UserError):

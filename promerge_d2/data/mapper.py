@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ class LabelMapper(DatasetMapper):
     """
 
     @configurable
-    def __init__(self, *, choice: LabelChoice = LabelChoice(), **kwargs) -> None:  # noqa: ANN003
+    def __init__(self, *, choice: LabelChoice = LabelChoice(), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.choice = choice
 

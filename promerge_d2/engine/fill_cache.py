@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 import detectron2.data.transforms as T
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
@@ -34,8 +35,8 @@ class View:
     longest: int
     flip: str = "none"
 
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(h, w, 3) uint8 as read to (3, h', w') uint8, as detectron2's mapper makes it."""
+    def __call__(self, pixels: np.ndarray) -> torch.Tensor:
+        """Show an image (h, w, 3) uint8 as the mapper does: (3, h', w') uint8."""
         steps = [T.ResizeShortestEdge([self.size], self.longest, "choice")]
         if self.flip != "none":
             sides = {"horizontal": False, "vertical": False, self.flip: True}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
@@ -164,7 +165,7 @@ class ClippedSGD:
         **kwargs: of ``torch.optim.SGD``; ``weight_decay`` is not that of norms, which is 0.
     """
 
-    def __init__(self, max_norm: float, **kwargs) -> None:  # noqa: ANN003
+    def __init__(self, max_norm: float, **kwargs: Any) -> None:
         self.max_norm = max_norm
         self.settings = kwargs
 

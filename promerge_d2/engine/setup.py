@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import difflib
 import functools
+import glob
 import logging
 import os
+import pickle
 import traceback
 from collections.abc import Iterator, Sequence
 
@@ -126,12 +128,12 @@ def check_files(cfg: CfgNode, eval_only: bool, resumed: bool = False) -> None:
     """
     names = [*cfg.DATASETS.TEST, *(() if eval_only else cfg.DATASETS.TRAIN)]
     problems = []
-    checks = [(check_datasets, (names,))]
+    checks = [functools.partial(check_datasets, names)]
     if eval_only or not resumed:
-        checks.insert(0, (check_weights, (cfg, eval_only)))
-    for check, arguments in checks:
+        checks.insert(0, functools.partial(check_weights, cfg, eval_only))
+    for check in checks:
         try:
-            check(*arguments)
+            check()
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -270,6 +272,31 @@ def check_weights(cfg: CfgNode, eval_only: bool) -> None:
         if os.path.basename(weights) == "dino_resnet50_d2.pkl":
             hint = f"; make it with: python tools/convert_dino_resnet.py --output {weights}"
         raise UserError(f"MODEL.WEIGHTS {weights} does not exist{hint}")
+
+
+@contextlib.contextmanager
+def reading_checkpoint(file: str) -> Iterator[None]:
+    """Turn what torch and fvcore say of a checkpoint that is cut, gone or another's into one line.
+
+    Args:
+        file: the checkpoint.
+
+    Raises:
+        UserError: from whatever else was raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        *(AssertionError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+        pickle.UnpicklingError,
+    ) as error:
+        others = sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(file)), "*.pth")))
+        names = [os.path.basename(other) for other in others if other != file]
+        hint = f"; beside it are {', '.join(names)}" if names else ""
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"cannot use the checkpoint {file}: {reason}{hint}") from error
 
 
 @contextlib.contextmanager

@@ -19,9 +19,9 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch.nn.parallel import DistributedDataParallel
 
 from promerge_d2.data import CopyPasteMapper
-from promerge_d2.data.loader import MappedDraws, build_loader, build_train_loader
+from promerge_d2.data.loader import ExampleLoader, MappedDraws, build_loader, build_train_loader
 from promerge_d2.data.mapper import LabelMapper
-from promerge_d2.engine.setup import building
+from promerge_d2.engine.setup import building, reading_checkpoint
 from promerge_d2.evaluation import ClassAgnosticEvaluator
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path
@@ -168,6 +168,21 @@ class ProMergeTrainer(DefaultTrainer):
             )
         return found
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load ``MODEL.WEIGHTS``, or go on from the last checkpoint if there is one.
+
+        Args:
+            resume: whether to go on.
+
+        Raises:
+            UserError: the checkpoint cannot be read, or is of another detector.
+        """
+        file = self.cfg.MODEL.WEIGHTS
+        if resume and self.checkpointer.has_checkpoint():
+            file = self.checkpointer.get_checkpoint_file()
+        with reading_checkpoint(file):
+            super().resume_or_load(resume)
+
     def before_train(self) -> None:
         """Have the data start where the run does."""
         self.data_loader.batch_sampler.start = self.start_iter
@@ -216,7 +231,7 @@ class PreciseBN(hooks.PreciseBN):
         self,
         period: int,
         model: torch.nn.Module,
-        loader: torch.utils.data.DataLoader,
+        loader: ExampleLoader,
         num_iter: int,
     ) -> None:
         stream = copy.copy(loader.batch_sampler)

@@ -17,6 +17,8 @@ matched to a target. Boxes are XYXY in pixels of the padded image.
 
 from __future__ import annotations
 
+from typing import Any
+
 import fvcore.nn
 import torch
 import torch.nn.functional as F
@@ -57,7 +59,7 @@ class DropLossOutputLayers(FastRCNNOutputLayers):
     """
 
     @configurable
-    def __init__(self, input_shape: ShapeSpec, *, iou_threshold: float, **kwargs) -> None:  # noqa: ANN003
+    def __init__(self, input_shape: ShapeSpec, *, iou_threshold: float, **kwargs: Any) -> None:
         super().__init__(input_shape, **kwargs)
         self.iou_threshold = iou_threshold
 
@@ -312,4 +314,5 @@ def weighted_mask_loss(logits: torch.Tensor, instances: list[Instances]) -> torc
     channels = torch.zeros_like(classes) if logits.shape[1] == 1 else classes
     logits = logits[torch.arange(len(logits)), channels]
     losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((1, 2))
-    return (losses * concat_field(instances, "gt_weights", 1.0)).mean()
+    weights = concat_field(instances, "gt_weights", 1.0)
+    return losses.mean() if weights is None else (losses * weights).mean()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,8 @@ class FrozenViT(Backbone):
         cache: keeps tokens by the content of the normalised image, or None.
     """
 
+    network: torch.Tensor
+
     def __init__(self, extractor: nn.Module, cache: TokenCache | None = None) -> None:
         super().__init__()
         # past nn.Module's own registration, so that no checkpoint holds it and no optimiser
@@ -54,11 +56,11 @@ class FrozenViT(Backbone):
         self._out_feature_channels = {"tokens": extractor.backbone.width}
         self._out_feature_strides = {"tokens": self.stride}
 
-    def _apply(self, fn: Callable, *args, **kwargs) -> FrozenViT:  # noqa: ANN002, ANN003
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> FrozenViT:
         self.extractor._apply(fn, *args, **kwargs)  # the ViT follows .to() all the same
         return super()._apply(fn, *args, **kwargs)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:  # noqa: ANN002
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         if prefix + "network" not in state_dict:
             logger.warning(
                 "the checkpoint does not say which ViT it was trained on; %s is used",
@@ -98,7 +100,8 @@ class FrozenViT(Backbone):
         """
         if self.cache is None:
             return {"tokens": self._tokens(images)}
-        return {"tokens": torch.stack([self._cached(image) for image in images])}
+        tokens = [self._cached(image, self.cache) for image in images]
+        return {"tokens": torch.stack(tokens)}
 
     def _tokens(self, images: torch.Tensor) -> torch.Tensor:
         if self.patch != self.stride:
@@ -108,11 +111,11 @@ class FrozenViT(Backbone):
             )
         return self.extractor.facets(images, ("token",))["token"]
 
-    def _cached(self, image: torch.Tensor) -> torch.Tensor:
-        file = self.cache.file(image)
-        tokens = self.cache.read(file)
+    def _cached(self, image: torch.Tensor, cache: TokenCache) -> torch.Tensor:
+        file = cache.file(image)
+        tokens = cache.read(file)
         if tokens is None:  # one by one: no bit of an image's tokens depends on its neighbours
-            tokens = self.cache.write(file, self._tokens(image[None])[0])
+            tokens = cache.write(file, self._tokens(image[None])[0])
         return tokens.to(image.device).float()
 
 

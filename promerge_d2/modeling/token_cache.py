@@ -43,15 +43,15 @@ class TokenCache:
         self.precision = precision
 
     def file(self, image: torch.Tensor) -> Path:
-        """Where the tokens of a normalised, padded image (3, h, w) are, or will be."""
+        """Return where the tokens of a normalised, padded image (3, h, w) are, or will be."""
         about = (self.weights_sha256, tuple(image.shape), self.precision)
         digest = hashlib.sha256(str(about).encode())
-        digest.update(image.cpu().contiguous().numpy())
+        digest.update(image.cpu().contiguous().numpy().data)
         key = digest.hexdigest()
         return self.folder / key[:2] / f"{key}.npy"
 
     def read(self, file: Path) -> torch.Tensor | None:
-        """Tokens (C, H, W) as they are kept, or None.
+        """Read tokens (C, H, W) as they are kept, or return None where there are none.
 
         Raises:
             UserError: the file cannot be read.
@@ -66,7 +66,7 @@ class TokenCache:
             ) from error
 
     def write(self, file: Path, tokens: torch.Tensor) -> torch.Tensor:
-        """Keep tokens (C, H, W) float32; returns them as they are kept."""
+        """Keep tokens (C, H, W) float32, and return them as they are kept."""
         kept = tokens.to(PRECISIONS[self.precision])
         with atomic_path(file) as part, open(part, "wb") as stream:
             np.save(stream, kept.cpu().numpy())

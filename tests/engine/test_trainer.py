@@ -527,6 +527,28 @@ def test_a_killed_run_ends_as_one_that_was_not(random_everything, tmp_path, eval
     assert found == {name: values[4:] for name, values in wanted.items()}
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone", "another detector's"])
+def test_a_checkpoint_that_cannot_be_used_is_named(train_net, config, tmp_path, damage):
+    file, output = config(**{"SOLVER.MAX_ITER": 1, "DATASETS.TEST": []}), tmp_path / "output"
+    assert train_net("--config", file)[0] == 0
+    (output / "model_final.pth").rename(output / "model_0000000.pth")
+    if damage != "gone":
+        content = torch.load(output / "model_0000000.pth", weights_only=False)
+        content["trainer"]["_trainer"]["optimizer"]["param_groups"] = []
+        torch.save(content, output / "model_final.pth")
+    if damage == "cut":
+        whole = (output / "model_final.pth").read_bytes()
+        (output / "model_final.pth").write_bytes(whole[: len(whole) // 2])
+    code, _, err = train_net("--config", file, "--resume", "SOLVER.MAX_ITER", "2")
+    assert code == 3
+    (line,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert str(output / "model_final.pth") in line
+    assert "model_0000000.pth" in line
+    assert "Traceback" not in err
+    (output / "last_checkpoint").write_text("model_0000000.pth")
+    assert train_net("--config", file, "--resume", "SOLVER.MAX_ITER", "2")[0] == 0
+
+
 def test_precise_bn_without_batchnorm_has_nothing_to_do(configured):
     hooks = ProMergeTrainer(configured(**{"TEST.PRECISE_BN.ENABLED": True})).build_hooks()
     assert not any(isinstance(hook, PreciseBN) for hook in hooks)

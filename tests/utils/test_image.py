@@ -3,7 +3,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from promerge_d2.utils.image import ImageError, image_size, load_image, resize_image
 from tests.helpers import exif_of, stored_pixels
@@ -164,6 +164,7 @@ FORMATS = {
     "a.webp": {"lossless": True},
     "a.tif": {},
     "lzw.tif": {"compression": "tiff_lzw"},
+    **({"a.avif": {"quality": 100, "subsampling": "4:4:4"}} if features.check("avif") else {}),
 }
 
 
@@ -188,7 +189,7 @@ def oriented(path, orientation):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_is_turned_upright_once(tmp_path, name, orientation):
     path, upright = oriented(tmp_path / name, orientation)
-    loss = 4 if name == "a.jpg" else 0
+    loss = 4 if name in ("a.jpg", "a.avif") else 0
     loaded = load_image(path)
     assert loaded.shape == upright.shape
     assert np.abs(loaded.astype(int) - upright).max() <= loss
@@ -338,3 +339,36 @@ def test_stream_is_not_a_path_but_a_pil_image_of_it_is_fine():
     Image.fromarray(photo()).save(stream, "PNG")
     stream.seek(0)
     assert np.array_equal(load_image(Image.open(stream)), photo())
+
+
+def mutated(content, rng):
+    """A file's bytes with a few changed, put in, or the end cut off."""
+    changed = bytearray(content)
+    place = int(rng.integers(len(changed)))
+    match rng.integers(3):
+        case 0:
+            return bytes(changed[:place])
+        case 1:
+            changed[place:place] = rng.bytes(4)
+        case _:
+            for place in rng.integers(len(changed), size=4):
+                changed[place] = rng.integers(256)
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FORMATS)
+def test_broken_files_are_read_or_named(tmp_path, name):
+    rng = np.random.default_rng(0)
+    path, _ = oriented(tmp_path / name, 6)
+    content, refused = path.read_bytes(), []
+    for _ in range(60):
+        path.write_bytes(mutated(content, rng))
+        try:
+            pixels = load_image(path)
+        except ImageError as error:
+            refused.append(str(error))
+        else:
+            assert image_size(path) == (pixels.shape[1], pixels.shape[0])
+    assert refused
+    assert all(str(path) in message for message in refused)
