@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler
+from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler, labeler_of_preset
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageError
 
@@ -127,6 +127,24 @@ def test_the_three_parts_of_the_work(tiny):
 def test_the_refiner_sees_the_networks_image_where_their_patches_agree(tiny):
     decoded = make(tiny, pixels_per_patch=16).processor.preprocess(picture())
     assert decoded.working_image is decoded.views[0]
+
+
+@pytest.mark.parametrize("preset", ["release", "best", "maskcut"])
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (60, 4800), (4800, 60), (1, 1), (2, 1)])
+@pytest.mark.parametrize("keep_aspect", [True, False])
+def test_extreme_shapes(tiny, preset, shape, keep_aspect):
+    """Strips, lines and single pixels have masks or a reason, with every labeler."""
+    labeler = labeler_of_preset(preset).from_preset(
+        preset, *map(str, tiny), grid=8, keep_aspect=keep_aspect
+    )
+    pixels = np.random.default_rng(0).integers(0, 60, (*shape, 3)).astype(np.uint8)
+    pixels[: shape[0] // 2 + 1, : shape[1] // 2] = (250, 230, 200)
+    result = labeler.label(pixels)
+    assert (result.height, result.width) == shape
+    assert (result.reason is None) == bool(result.records)
+    assert result.reason is None or result.reason in labeler.reasons
+    for record in result.records:
+        assert mask_utils.decode(record["segmentation"]).shape == shape
 
 
 def test_one_pixel(tiny):

@@ -35,8 +35,8 @@ class PermutohedralLattice:
         gain: factor that the blur leaves to be made good.
 
     Raises:
-        ValueError: the features spread too far to be told apart: in five dimensions by thousands
-            of deviations, in all of them.
+        ValueError: the features spread too far to be told apart: all five of them by thousands
+            of deviations.
     """
 
     def __init__(self, features: np.ndarray) -> None:
@@ -100,7 +100,7 @@ def _lay_out(reach: np.ndarray) -> np.ndarray:
     # corners and neighbours lie at most d + 1 further each, the nearest point half of it
     bits = [int(np.ceil(far) + 3 * (d + 1)).bit_length() + 1 for far in farthest]
     if sum(bits) > 63:
-        raise ValueError(f"features reach {reach.max():.0f} standard deviations, too far")
+        raise ValueError(f"features spread too far: a point takes {sum(bits)} bits, not 63")
     return np.array([1 << sum(bits[j + 1 :]) for j in range(d)], np.int64)
 
 

@@ -86,8 +86,19 @@ def test_negative_features_are_as_good():
     assert np.corrcoef(kernel(features).ravel(), kernel(near).ravel())[0, 1] > 0.95
 
 
+@pytest.mark.parametrize("axis", [0, 1, 4])
+def test_one_feature_may_reach_far(axis):
+    """As in a strip of 100,000 x 100 pixels: 12 bits a coordinate would be too few."""
+    features = np.random.default_rng(5).normal(size=(60, 5)).astype(np.float32)
+    afar = np.zeros((1, 5), np.float32)
+    afar[0, axis] = 2000
+    with_afar = kernel(np.concatenate([features, afar]))
+    assert np.allclose(with_afar[:60, :60], kernel(features), atol=1e-6)
+    assert not with_afar[60, :60].any()
+
+
 def test_features_too_far_apart_are_refused():
-    with pytest.raises(ValueError, match="standard deviations"):
+    with pytest.raises(ValueError, match="bits"):
         PermutohedralLattice(np.array([[0], [0], [0], [0], [5000]], np.float32))
 
 
