@@ -95,10 +95,10 @@ class UniqueIds:
         if value in self._others or (number and value in self._counted):
             where = RecordRef(name, section, index, record)
             raise RecordError(TWICE, f"{where}: another annotation has the same id")
-        if number and not self._counted:
+        if isinstance(value, int) and not self._counted:
             self._counted = range(value, value + 1)
         elif value == self._counted.stop:
-            self._counted = range(self._counted.start, value + 1)
+            self._counted = range(self._counted.start, self._counted.stop + 1)
         else:
             self._others.add(value)
 

@@ -312,6 +312,7 @@ def _next_labels(
 ) -> None:
     """Predict with the round before's detector, unless that is done, and combine."""
     predictions = folder / "predictions.json"
+    assert this.rules is not None  # of every round but the first
     if not predictions.exists():
         cfg = before.cfg.clone()
         cfg.defrost()
@@ -348,7 +349,7 @@ def _predict(
     config: str,
     min_score: float,
     engine: Engine,
-    shard: int | None = None,
+    shard: int = 0,
     shards: int | None = None,
 ) -> None:
     """Detections of a shard of the images; by default this process's of those that run."""

@@ -167,8 +167,8 @@ def _match_names(
                 f"{name}: the image {nameless[0]} has no file_name; add one, or use --match id"
             )
         _refuse_same_names(images, name)
-    by_path = {name_key(image.file_name): image for image in truth}
-    keys = {image.id: name_key(image.file_name) for image in predicted}
+    by_path = {name_key(image.file_name or ""): image for image in truth}
+    keys = {image.id: name_key(image.file_name or "") for image in predicted}
     found = {image_id: by_path[key] for image_id, key in keys.items() if key in by_path}
     any_exact = bool(found)
     taken = {image.id for image in found.values()}

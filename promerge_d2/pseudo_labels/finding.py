@@ -171,7 +171,7 @@ def _read_coco(path: Path) -> dict[str, int]:
     images = read_images(source.records("images"), source.name, need_size=False, need_name=True)
     ids: dict[str, int] = {}
     for image in images.values():
-        name = slashes(image.file_name)
+        name = slashes(image.file_name or "")
         if not isinstance(image.id, int):
             raise UserError(f"the input {path}: the image {image} has no integer id")
         if name in ids:

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from promerge_d2.coco.records import spellings
 from promerge_d2.utils.errors import UserError
@@ -54,6 +54,8 @@ class ImageFile(NamedTuple):
         """Name what to open, see ``Job``."""
         if self.tar is None:
             return root / self.name
+        assert self.offset is not None
+        assert self.size is not None
         return TarImage(root / self.tar, self.name, self.offset, self.size)
 
 
@@ -110,7 +112,7 @@ _compressed_lock = threading.Lock()
 
 
 @functools.lru_cache(maxsize=2)
-def _compressed(path: Path) -> BinaryIO:
+def _compressed(path: Path) -> gzip.GzipFile:
     """Keep a compressed tar open: reading on from where it is costs no second decompression."""
     return gzip.open(path)
 
@@ -178,7 +180,7 @@ def list_tar(path: Path, name: str, left_out: collections.Counter[str]) -> Itera
         ) from error
 
 
-def _open_tar(path: Path) -> BinaryIO:
+def _open_tar(path: Path) -> io.BufferedIOBase:
     """Open a tar for reading, uncompressed."""
     return open(path, "rb") if tar_suffix(path.name) == TARS[0] else gzip.open(path)
 

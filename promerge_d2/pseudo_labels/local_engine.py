@@ -21,7 +21,7 @@ from concurrent.futures import CancelledError, Executor, Future, wait
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 from promerge_d2.labeler import LabelResult, MaskGenerator, Processor
 from promerge_d2.pseudo_labels.inputs import TarImage
@@ -74,6 +74,8 @@ class Job:
 
 class Engine(Protocol):
     """Runs a mask generator somewhere. It is a dataclass, whose fields go into ``run.json``."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __call__(
         self, jobs: Iterable[Job], generator: MaskGenerator, stop: threading.Event
@@ -169,7 +171,7 @@ def label_jobs(
             futures = _staged(jobs, generator, executor, batch_size, ahead)
         for future in futures:
             while not wait([future], 1).done:  # before more is started
-                if stop and stop.is_set():
+                if stop and skip and stop.is_set():
                     skip.set()
             yield future
 
@@ -184,10 +186,10 @@ def _staged(
     def start(batch: list[tuple[Job, Future[Any]]]) -> Callable[[], Iterator[Future]]:
         """Start the network on a batch; the function returned waits and has it postprocessed."""
         good = [image.result() for _, image in batch if image.exception() is None]
-        started = here.submit(generator.start_forward, good) if good else None
+        started = here.submit(lambda: generator.start_forward(good) if good else tuple)
 
         def postprocess() -> Iterator[Future]:
-            outputs = here.submit(lambda: iter(started.result()())) if started else None
+            outputs = here.submit(lambda: iter(started.result()()))
             for job, image in batch:
                 if image.exception() is not None:
                     yield image
@@ -259,11 +261,11 @@ class JobProcessor:
 class SynchronousExecutor(Executor):
     """An executor that does the work at once, in this process."""
 
-    def submit(self, function: Callable, /, *arguments: Any) -> Future:
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
         """Run the function now; the future is done."""
         future: Future = Future()
         try:
-            future.set_result(function(*arguments))
+            future.set_result(fn(*args, **kwargs))
         except Exception as error:  # noqa: BLE001 - raised again where the result is taken
             future.set_exception(error)
         return future
@@ -274,7 +276,7 @@ def _executor(
     workers: int, generator: MaskGenerator | None, skip: Event | None
 ) -> Iterator[Executor]:
     """Start worker processes, with a network each if one is given; what waits at the end drops."""
-    if not workers:
+    if skip is None:
         yield SynchronousExecutor()
         return
     pool = Workers(workers, _start_worker, (generator, skip, os.getpid()), skip)
@@ -285,8 +287,8 @@ def _executor(
 
 
 # a worker's own
-_generator: MaskGenerator | None = None
-_skip: Event | None = None
+_generator: MaskGenerator
+_skip: Event
 _wait_for = getattr(signal, "sigtimedwait", lambda _, seconds: time.sleep(seconds))  # not on macOS
 
 
@@ -294,7 +296,9 @@ def _start_worker(generator: MaskGenerator | None, skip: Event, parent: int) -> 
     global _generator, _skip
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     use_one_thread()
-    _generator, _skip = generator, skip
+    _skip = skip
+    if generator is not None:
+        _generator = generator
 
 
 def _end_with(parent: int) -> None:

@@ -70,9 +70,9 @@ class Workers(Executor):
         self._why = ""
         self._pool, _ = self._start(count)
 
-    def submit(self, function: Callable, /, *arguments: Any) -> Future:
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
         """See ``Executor``."""
-        job = _Job(function, arguments)
+        job = _Job(functools.partial(fn, **kwargs) if kwargs else fn, args)
         with self._lock:
             self._give(job)
         return job.future
@@ -200,10 +200,10 @@ class Workers(Executor):
             pool.shutdown()
 
 
-def _why_it_died(code: int) -> str:
+def _why_it_died(code: int | None) -> str:
     """What a process's exit code tells."""
     how = f"exit code {code}"
-    if code < 0:
+    if code is not None and code < 0:
         how = f"signal {-code} ({signal.strsignal(-code)})"
         how += ": out of memory?" if -code == signal.SIGKILL else ""
     return (
