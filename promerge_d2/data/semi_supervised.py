@@ -1,4 +1,4 @@
-"""Shares of COCO's labelled training images, with COCO's classes (promerge.md B6)."""
+"""Shares of COCO's labelled training images, with COCO's classes (docs/recipe.md)."""
 
 from __future__ import annotations
 

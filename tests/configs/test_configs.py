@@ -25,7 +25,7 @@ from tests.helpers import ROOT
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
-# promerge.md B1, column "cascade (main)"
+# docs/recipe.md, "Where the values come from", column "cascade"
 CASCADE = {
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
