@@ -325,11 +325,11 @@ def settings_of(cfg: CfgNode) -> dict:
     """
     defaults = get_cfg()
     add_promerge_config(defaults)
-    both = [
+    before, now = (
         {"MODEL": node.MODEL, "INPUT": {key: node.INPUT[key] for key in TEST_INPUT}}
         for node in (defaults, cfg)
-    ]
-    changed = {name: value for name, _, value in differences(*both)}
+    )
+    changed = {name: value for name, _, value in differences(before, now)}
     kept = {name: value for name, value in changed.items() if name not in ELSEWHERE}
     return json.loads(json.dumps(kept))
 
