@@ -56,19 +56,23 @@ def main() -> int:
 
 
 def is_lazy(args: argparse.Namespace) -> bool:
-    """Whether the config is a Python file."""
+    """Return whether the config is a Python file."""
     return args.config_file.endswith(".py")
 
 
 def settings(args: argparse.Namespace) -> CfgNode:
-    """The configuration, not checked."""
+    """Read the configuration, without checking it."""
     if is_lazy(args):
         return settings_of(read_lazy(args.config_file, args.opts))
     return read_config(args.config_file, args.opts)
 
 
 def run(args: argparse.Namespace) -> dict:
-    """One process's work: evaluate, or train (and evaluate as the config says)."""
+    """Do one process's work: evaluate, or train (and evaluate as the config says).
+
+    Returns:
+        Figures by name, by kind; of the last evaluation.
+    """
     if is_lazy(args):
         config, trainer, test = setup_lazy(args), LazyTrainer, test_lazy
         cfg = settings_of(config)

@@ -149,11 +149,14 @@ class ExampleLoader(DataLoader):
 def training_images(
     names: Sequence[str], keep: Callable[[dict], bool] | None = None
 ) -> TrainingImages:
-    """The images of data sets; each one's dict is read once.
+    """List the images of data sets; each one's dict is read once.
 
     Args:
         names: registered data sets.
         keep: whether to train on a dict's image; None: on all.
+
+    Returns:
+        The dicts, serialised, and which of the images are portraits.
 
     Raises:
         UserError: no image is left.
@@ -201,7 +204,7 @@ def build_train_loader(
     group_by_orientation: bool = True,
     num_workers: int = 0,
 ) -> DataLoader:
-    """This process's part of the batches of some data sets.
+    """Build the loader of this process's part of the batches of some data sets.
 
     Args:
         names: registered data sets.
@@ -212,6 +215,9 @@ def build_train_loader(
         filter_empty: leave out images without anything to train on.
         group_by_orientation: a batch has images of one orientation, and so have donors.
         num_workers: processes that map.
+
+    Returns:
+        An endless loader of lists of examples.
 
     Raises:
         UserError: no image is left, or the batch cannot be shared out.

@@ -52,7 +52,7 @@ class LabelChoice:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> LabelChoice:
-        """The choice of ``INPUT.PSEUDO_LABELS``."""
+        """Return the choice of ``INPUT.PSEUDO_LABELS``."""
         return cls(**{key.lower(): value for key, value in cfg.INPUT.PSEUDO_LABELS.items()})
 
     def __call__(self, annotations: Sequence[dict]) -> list[int | None]:
@@ -85,7 +85,7 @@ class LabelChoice:
         return kinds
 
     def has_target(self, record: dict) -> bool:
-        """Whether a dict's image has anything to train on."""
+        """Return whether a dict's image has anything to train on."""
         return TARGET in self(record["annotations"])
 
 

@@ -23,7 +23,7 @@ from promerge_d2.utils.threads import one_thread
 
 @dataclass(frozen=True)
 class View:
-    """How the detector is shown an image.
+    """A size and a flip at which the detector is shown an image.
 
     Attributes:
         size: shorter side in pixels.
@@ -48,7 +48,7 @@ class View:
 
 @dataclass
 class Filled:
-    """What was done.
+    """What ``fill_cache`` did.
 
     Attributes:
         images: files that were looked at.
@@ -68,9 +68,12 @@ class Filled:
 
 
 def views_of(cfg: CfgNode) -> dict[str, list[View]]:
-    """Every view of every image of ``DATASETS.TRAIN`` and ``DATASETS.TEST``, by file.
+    """List every view of every image of ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
 
     A training image is seen at each of ``INPUT.MIN_SIZE_TRAIN``, and with flips in two copies.
+
+    Returns:
+        Views by image file.
     """
     flip = cfg.INPUT.RANDOM_FLIP
     train = [
@@ -113,13 +116,17 @@ class Tokens(torch.utils.data.Dataset):
 
     @property
     def pyramid(self) -> torch.nn.Module:
-        """The detector's backbone, with the cache."""
+        """The detector's backbone with the cache, built when it is first asked for."""
         if self._pyramid is None:
             self._pyramid = build_backbone(self.cfg).to(self.cfg.MODEL.DEVICE)
         return self._pyramid
 
     def __getitem__(self, index: int) -> tuple[int, int, int, str | None]:
-        """Views computed, views that were there, their bytes, and what is wrong, if anything."""
+        """Compute an image's tokens where they are not there.
+
+        Returns:
+            Views computed, views that were there, their bytes, and what is wrong, if anything.
+        """
         file, views = self.views[index]
         net = self.pyramid.net
         mean, std = (
@@ -153,6 +160,9 @@ def fill_cache(cfg: CfgNode, workers: int | None = None) -> Filled:
     Args:
         cfg: of the detector; its data sets are registered.
         workers: processes, 0 for none; None for one a core on a CPU, and none with a GPU.
+
+    Returns:
+        How many views were computed or there, and which images cannot be read.
 
     Raises:
         UserError: no cache is named, or the backbone cannot be built.

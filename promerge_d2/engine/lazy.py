@@ -61,32 +61,32 @@ class LazyTrainer(ProMergeTrainer):
 
     @classmethod
     def prepare(cls, config: DictConfig) -> tuple[DictConfig, CfgNode]:
-        """See ``ProMergeTrainer``."""
+        """Fit the LazyConfig to this run, as ``ProMergeTrainer`` fits a CfgNode."""
         _, cfg = super().prepare(settings_of(config))
         config.train.seed = cfg.SEED
         return config, cfg
 
     @classmethod
     def build_model(cls, cfg: DictConfig) -> torch.nn.Module:
-        """The model, on its device."""
+        """Build the model on its device."""
         return instantiate(cfg.model).to(cfg.train.device)
 
     @classmethod
     def build_optimizer(cls, cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of the model's parameters."""
+        """Build the optimiser of the model's parameters."""
         return instantiate(cfg.optimizer)(model)
 
     @classmethod
     def build_lr_scheduler(
         cls, cfg: DictConfig, optimizer: torch.optim.Optimizer
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The learning rate over the run."""
+        """Build the schedule of the learning rate."""
         multiplier = instantiate(cfg.lr_multiplier)
         return LRMultiplier(optimizer, multiplier=multiplier, max_iter=cfg.train.max_iter)
 
     @classmethod
     def build_train_loader(cls, cfg: DictConfig) -> torch.utils.data.DataLoader:
-        """The deterministic loader."""
+        """Build the deterministic loader."""
         return instantiate(cfg.dataloader.train)
 
     def test(self, cfg: CfgNode, model: torch.nn.Module) -> dict:
@@ -170,7 +170,7 @@ class ClippedSGD:
         self.settings = kwargs
 
     def __call__(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of a model."""
+        """Build the optimiser of a model."""
         cfg = get_cfg()
         add_promerge_config(cfg)
         clip = cfg.SOLVER.CLIP_GRADIENTS
@@ -182,6 +182,10 @@ class ClippedSGD:
 
 def read_lazy(config_file: str, opts: list[str]) -> DictConfig:
     """Read a LazyConfig and apply ``key=value`` overrides.
+
+    Args:
+        config_file: a Python file with the parts that ``PARTS`` names.
+        opts: overrides of keys that it has.
 
     Raises:
         UserError: the file is missing or lacks a part, or a key does not exist.
@@ -249,7 +253,7 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
 
 
 def _has(lazy: DictConfig, key: str) -> bool:
-    """Whether a dotted key exists; numbers are places in lists."""
+    """Return whether a dotted key exists; numbers are places in lists."""
     node = lazy
     for part in key.split("."):
         place = int(part) if part.isdigit() else part

@@ -64,7 +64,14 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def read_config(config_file: str, opts: list[str]) -> CfgNode:
-    """Merge a YAML file and ``KEY VALUE`` pairs over the defaults; not frozen.
+    """Merge a YAML file and ``KEY VALUE`` pairs over the defaults.
+
+    Args:
+        config_file: the YAML file; ``_BASE_`` in it names another to start from.
+        opts: keys and values in turn.
+
+    Returns:
+        The configuration, neither checked nor frozen.
 
     Raises:
         UserError: the file is missing or no YAML mapping, a key does not exist (near matches are

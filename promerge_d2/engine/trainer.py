@@ -77,7 +77,7 @@ class ProMergeTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> torch.utils.data.DataLoader:
-        """The deterministic loader, with copy-paste if ``INPUT.COPY_PASTE.ENABLED``.
+        """Build the deterministic loader, with copy-paste if ``INPUT.COPY_PASTE.ENABLED``.
 
         Raises:
             UserError: a sampler that it does not have, or no image to train on.
@@ -112,7 +112,7 @@ class ProMergeTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The class-agnostic evaluator, or COCO's for a data set with COCO's classes.
+        """Build the class-agnostic evaluator, or COCO's for a data set with COCO's classes.
 
         Predictions are kept under ``inference/NAME``.
         """
@@ -125,7 +125,7 @@ class ProMergeTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """SGD as detectron2 builds it, or AdamW over the same parameter groups.
+        """Build SGD as detectron2 does, or AdamW over the same parameter groups.
 
         Raises:
             UserError: another ``SOLVER.OPTIMIZER``.
@@ -142,7 +142,7 @@ class ProMergeTrainer(DefaultTrainer):
 
     @staticmethod
     def optimizer_params(cfg: CfgNode, model: torch.nn.Module, base_lr: float) -> list[dict]:
-        """The parameter groups of detectron2's own optimiser."""
+        """Return the parameter groups of detectron2's own optimiser."""
         return get_default_optimizer_params(
             model,
             base_lr=base_lr,
@@ -152,7 +152,7 @@ class ProMergeTrainer(DefaultTrainer):
         )
 
     def build_hooks(self) -> list[HookBase | None]:
-        """detectron2's hooks; PreciseBN sees images without pasting (docs/recipe.md)."""
+        """Build detectron2's hooks; PreciseBN sees images without pasting (docs/recipe.md)."""
         cfg = self.cfg
         self.cfg = cfg.clone()
         self.cfg.defrost()
@@ -189,17 +189,17 @@ class ProMergeTrainer(DefaultTrainer):
         super().before_train()
 
     def run_step(self) -> None:
-        """One iteration; what the model draws follows from seed, iteration and process."""
+        """Run an iteration; what the model draws follows from seed, iteration and process."""
         seed_torch(STEP, self.seed, self.iter, comm.get_rank())
         super().run_step()
 
     @property
     def seed(self) -> int:
-        """Of everything that is drawn."""
+        """The seed of everything that is drawn."""
         return self.data_loader.batch_sampler.seed
 
     def state_dict(self) -> dict:
-        """detectron2's state of a run, and the seed."""
+        """Return detectron2's state of a run, and the seed."""
         return {**super().state_dict(), "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -251,7 +251,7 @@ class PreciseBN(hooks.PreciseBN):
 
 
 def distribute(model: torch.nn.Module) -> torch.nn.Module:
-    """The model, in DDP if there are several processes, on GPUs or CPUs."""
+    """Return the model, in DDP if there are several processes, on GPUs or CPUs."""
     if comm.get_world_size() == 1:
         return model
     on_cpu = next(model.parameters()).device.type == "cpu"

@@ -77,11 +77,11 @@ class FrozenViT(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Images must be padded to a multiple of this."""
+        """What image sides are padded to a multiple of, in pixels."""
         return self.stride
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """One map, ``tokens``."""
+        """Return the shape of the only map, ``tokens``."""
         return {
             "tokens": ShapeSpec(channels=self._out_feature_channels["tokens"], stride=self.stride)
         }
