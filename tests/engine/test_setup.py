@@ -33,10 +33,10 @@ def refused(outcome, *messages):
     [
         (["--config"], "--config"),
         (["--num-gpus", "many"], "'many'"),
-        (["--evaluate-only"], "unrecognized arguments: --evaluate-only"),
-        ([], "name a config: --config configs/promerge_cascade.yaml"),
+        (["--evaluate-only"], "--evaluate-only"),
+        ([], "--config configs/promerge_cascade.yaml"),
         (["--config", "gone.yaml"], "gone.yaml"),
-        (["--config", CASCADE, "SOLVER.MAX_ITER"], "pairs KEY VALUE; 'SOLVER.MAX_ITER' has no"),
+        (["--config", CASCADE, "SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER'"),
     ],
 )
 def test_bad_command_lines(train_net, arguments, message):
@@ -69,7 +69,7 @@ def test_a_misspelt_key_in_the_file(train_net, tmp_path):
     file.write_text("MODEL:\n  ROI_HEADS:\n    DROPLOS_IOU_THRESH: 0.1\n")
     refused(
         train_net("--config", file),
-        "error: no config key is named MODEL.ROI_HEADS.DROPLOS_IOU_THRESH; near matches: "
+        "MODEL.ROI_HEADS.DROPLOS_IOU_THRESH",
         "MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH",
     )
 
@@ -83,13 +83,12 @@ def test_a_misspelt_key_in_the_file(train_net, tmp_path):
     ],
 )
 def test_a_misspelt_key_on_the_command_line(train_net, key, near):
-    err = refused(train_net("--config", CASCADE, key, "1"), f"error: no config key is named {key}")
-    assert near in err.split("near matches: ")[1].strip().split(", ")
+    refused(train_net("--config", CASCADE, key, "1"), key, near)
 
 
 def test_a_key_like_no_other(train_net):
     err = refused(train_net("--config", CASCADE, "QQQQQQQQ", "1"))
-    assert err == "error: no config key is named QQQQQQQQ\n"
+    assert err.strip().endswith("QQQQQQQQ")  # nothing is near
 
 
 @pytest.mark.parametrize(
@@ -97,13 +96,13 @@ def test_a_key_like_no_other(train_net):
     [
         ("SOLVER:\n  MAX_ITER: many\n", "SOLVER.MAX_ITER"),
         ("SOLVER: [1\n", "expected ',' or ']'"),
-        ("", "c.yaml or the options: "),
+        ("", "c.yaml"),
         ("_BASE_: gone.yaml\n", "gone.yaml"),
     ],
 )
 def test_broken_config_files(train_net, tmp_path, text, message):
     (tmp_path / "c.yaml").write_text(text)
-    refused(train_net("--config", tmp_path / "c.yaml"), "c.yaml or the options: ", message)
+    refused(train_net("--config", tmp_path / "c.yaml"), "c.yaml", message)
 
 
 def test_a_value_of_another_type(train_net):
@@ -123,8 +122,9 @@ def test_options_beat_the_file():
 def test_a_data_set_that_is_not_registered(train_net, config):
     refused(
         train_net("--config", config(**{"DATASETS.TRAIN": ["tiny_foto"]})),
-        "the data set 'tiny_foto' is not registered (near matches: tiny_photos",
-        'register your own with DATASETS.PROMERGE \'[["tiny_foto", "labels.json", ',
+        "'tiny_foto'",
+        "tiny_photos",
+        'DATASETS.PROMERGE \'[["tiny_foto", ',
     )
 
 
@@ -132,14 +132,12 @@ def test_all_that_the_cascade_misses_is_in_one_message(train_net, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     err = refused(train_net("--config", CASCADE, *ON_CPU))
     weights, coco, imagenet = err.removeprefix("error: ").splitlines()
-    assert weights == (
-        "MODEL.WEIGHTS weights/dino_resnet50_d2.pkl does not exist; make it with: "
-        "python tools/convert_dino_resnet.py --output weights/dino_resnet50_d2.pkl"
-    )
-    assert coco.startswith("the data set 'cls_agnostic_coco' needs ")
-    assert "instances_val2017.json and " in coco
-    assert coco.endswith("then: python datasets/prepare_coco.py")
-    assert imagenet.startswith("the data set 'imagenet_promerge_train' needs ")
+    assert "MODEL.WEIGHTS weights/dino_resnet50_d2.pkl" in weights
+    assert "tools/convert_dino_resnet.py --output weights/dino_resnet50_d2.pkl" in weights
+    assert "'cls_agnostic_coco'" in coco
+    assert "instances_val2017.json" in coco
+    assert "python datasets/prepare_coco.py" in coco
+    assert "'imagenet_promerge_train'" in imagenet
     assert "python tools/label_images.py --input $DETECTRON2_DATASETS/imagenet/train" in imagenet
     assert not (tmp_path / "output").exists()
 
@@ -156,14 +154,14 @@ def test_missing_labels_of_your_own(train_net, config, tmp_path):
     (tmp_path / "labels.json").unlink()
     refused(
         train_net("--config", file),
-        f"the data set 'tiny_photos' needs {tmp_path / 'labels.json'}, which is not there; label "
-        f"images with: python tools/label_images.py --input {tmp_path / 'photos'} --output ",
+        f"'tiny_photos' needs {tmp_path / 'labels.json'}",
+        f"python tools/label_images.py --input {tmp_path / 'photos'} --output ",
     )
 
 
 def test_other_missing_weights(train_net, config, tmp_path):
-    err = refused(train_net("--config", config(), "MODEL.WEIGHTS", tmp_path / "gone.pth"))
-    assert err == f"error: MODEL.WEIGHTS {tmp_path / 'gone.pth'} does not exist\n"
+    weights = tmp_path / "gone.pth"
+    refused(train_net("--config", config(), "MODEL.WEIGHTS", weights), f"MODEL.WEIGHTS {weights}")
 
 
 def test_evaluation_needs_weights(train_net, config):
@@ -175,10 +173,10 @@ def test_evaluation_needs_weights(train_net, config):
 
 def test_missing_weights_of_the_frozen_vit(train_net, config, tmp_path):
     file = config(**{"MODEL.FROZEN_VIT.BACKBONE": "tyny"})
-    refused(train_net("--config", file), "no backbone is named 'tyny' (did you mean tiny?)")
+    refused(train_net("--config", file), "'tyny'", "tiny")
     file = config()
     (tmp_path / "tiny.pth").unlink()
-    refused(train_net("--config", file), f"the weights file {tmp_path / 'tiny.pth'} does not")
+    refused(train_net("--config", file), str(tmp_path / "tiny.pth"))
 
 
 # The machine
@@ -188,7 +186,7 @@ def test_a_gpu_that_is_not_there(train_net, config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused(
         train_net("--config", config(), "MODEL.DEVICE", "cuda"),
-        "error: MODEL.DEVICE is cuda, but this machine has no CUDA GPU; to run on the CPU, add: "
+        "MODEL.DEVICE is cuda",
         "MODEL.DEVICE cpu MODEL.RESNETS.NORM BN MODEL.FPN.NORM BN SOLVER.AMP.ENABLED False",
     )
 
@@ -204,14 +202,14 @@ def test_the_line_for_the_cpu_works():
 @pytest.mark.parametrize(
     ("norms", "wanted"),
     [
-        (["MODEL.FPN.NORM", "BN"], "on a CPU add: MODEL.RESNETS.NORM BN"),
-        (["MODEL.RESNETS.NORM", "BN"], "on a CPU add: MODEL.FPN.NORM BN"),
-        ([], "on a CPU add: MODEL.FPN.NORM BN MODEL.RESNETS.NORM BN"),
+        (["MODEL.FPN.NORM", "BN"], "MODEL.RESNETS.NORM BN"),
+        (["MODEL.RESNETS.NORM", "BN"], "MODEL.FPN.NORM BN"),
+        ([], "MODEL.FPN.NORM BN MODEL.RESNETS.NORM BN"),
     ],
 )
 def test_synced_norms_on_a_cpu(train_net, norms, wanted):
     outcome = train_net("--config", CASCADE, "MODEL.DEVICE", "cpu", *norms)
-    assert refused(outcome) == f"error: SyncBN needs GPUs; {wanted}\n"
+    assert refused(outcome, "SyncBN").strip().endswith(f": {wanted}")
 
 
 def test_mixed_precision_on_a_cpu_is_switched_off_with_one_warning(config, caplog):
@@ -225,7 +223,8 @@ def test_mixed_precision_on_a_cpu_is_switched_off_with_one_warning(config, caplo
         cfg = promerge_d2.engine.setup(arguments)
     assert cfg.SOLVER.AMP.ENABLED is False
     warnings = [r.getMessage() for r in caplog.records if r.name.startswith("promerge_d2")]
-    assert warnings == ["SOLVER.AMP.ENABLED is switched off: mixed precision needs a GPU"]
+    assert len(warnings) == 1
+    assert "SOLVER.AMP.ENABLED" in warnings[0]
 
 
 def test_a_gpu_keeps_mixed_precision_and_synced_norms(monkeypatch, caplog):
@@ -243,14 +242,15 @@ def test_a_gpu_keeps_mixed_precision_and_synced_norms(monkeypatch, caplog):
 def test_polygons_are_refused(train_net, config):
     refused(
         train_net("--config", config(), "INPUT.MASK_FORMAT", "polygon"),
-        "error: pseudo-labels are RLE masks: set INPUT.MASK_FORMAT bitmask\n",
+        "INPUT.MASK_FORMAT bitmask",
     )
 
 
 def test_copy_paste_without_masks_is_refused(train_net, config):
     refused(
         train_net("--config", config(), "MODEL.MASK_ON", "False"),
-        "error: copy-paste needs masks: set MODEL.MASK_ON True or INPUT.COPY_PASTE.ENABLED False\n",
+        "MODEL.MASK_ON True",
+        "INPUT.COPY_PASTE.ENABLED False",
     )
 
 
@@ -263,7 +263,7 @@ LABELS = "INPUT.PSEUDO_LABELS."
     [
         (
             HEADS[:2],
-            ["ROI_HEADS.NAME CascadeROIHeads has no DropLoss: set MODEL.ROI_HEADS.DROPLOSS_IOU_TH"],
+            ["ROI_HEADS.NAME CascadeROIHeads", "MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH -1.0"],
         ),
         (
             [*HEADS, LABELS + "IGNORE_REST", "True", LABELS + "SOFT_POWER", "1.0"],

@@ -415,7 +415,9 @@ def test_images_without_a_sure_label_are_left_out(on_colored, tmp_path):
 
 def test_another_sampler_is_refused(on_colored):
     cfg = on_colored(**{"DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler"})
-    with pytest.raises(UserError, match=r"SAMPLER_TRAIN has to be TrainingSampler"):
+    with pytest.raises(
+        UserError, match=r"SAMPLER_TRAIN.* TrainingSampler.* RepeatFactorTrainingSampler"
+    ):
         ProMergeTrainer.build_train_loader(cfg)
 
 
@@ -599,5 +601,5 @@ def test_each_tensors_gradient_is_clipped(configured, name):
 
 def test_an_unknown_optimizer(configured):
     cfg = configured(**{"SOLVER.OPTIMIZER": "ADAM"})
-    with pytest.raises(UserError, match=r"SOLVER\.OPTIMIZER is SGD or ADAMW, not ADAM$"):
+    with pytest.raises(UserError, match=r"SOLVER\.OPTIMIZER.* SGD .*ADAMW.* ADAM$"):
         ProMergeTrainer(cfg)
