@@ -24,7 +24,7 @@ from promerge_d2.utils.image import image_size
 
 Record = dict[str, Any]
 
-_KEPT = ("id", "image_id", "bbox", "area", "iscrowd", "segmentation")
+_KEPT = ("id", "image_id", "bbox", "area", "iscrowd", "score", "segmentation")
 
 
 @dataclass(frozen=True)

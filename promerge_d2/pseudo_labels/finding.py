@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from promerge_d2.coco.read import CocoSource, read_images
-from promerge_d2.coco.records import slashes
+from promerge_d2.coco.records import locate, slashes
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList, has_suffix, list_tar, tar_suffix
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import IMAGE_SUFFIXES
@@ -63,7 +63,7 @@ def list_images(
             found = [base / line for line in _read_list(path, base)]
             root = _common_root(found)
         else:
-            root, ids = base, _read_coco(path)
+            root, ids = base, _read_coco(path, base)
             found = [base / name for name in ids]
         what = f"the list {path} names no image"
     elif path.is_file():
@@ -165,13 +165,14 @@ def _expand(found: list[Path], root: Path, left_out: LeftOut) -> Iterator[ImageF
             yield ImageFile.at(root, name)
 
 
-def _read_coco(path: Path) -> dict[str, int]:
-    """Return the ids of the images that a COCO file lists, by name."""
+def _read_coco(path: Path, base: Path) -> dict[str, int]:
+    """Return the ids of the images that a COCO file lists, by name as it is spelled on disk."""
     source = CocoSource(path, "input")
     images = read_images(source.records("images"), source.name, need_size=False, need_name=True)
     ids: dict[str, int] = {}
     for image in images.values():
-        name = slashes(image.file_name or "")
+        there = locate(base, image.name)
+        name = os.path.relpath(there, base) if os.path.exists(there) else slashes(image.name)
         if not isinstance(image.id, int):
             raise UserError(f"the input {path}: the image {image} has no integer id")
         if name in ids:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from promerge_d2.coco.records import mask_record
+from promerge_d2.pseudo_labels import combine as combining
 from promerge_d2.pseudo_labels.combine import (
     NOTHING,
     Rules,
@@ -110,6 +111,14 @@ def combine(tmp_path):
 def of(content, name):
     (image,) = (i for i in content["images"] if i["file_name"] == f"{name}.png")
     return image, [a for a in content["annotations"] if a["image_id"] == image["id"]]
+
+
+def test_each_image_is_combined_once(combine, monkeypatch):
+    calls = []
+    whole = combining.new_and_old
+    monkeypatch.setattr(combining, "new_and_old", lambda *a: calls.append(a) or whole(*a))
+    combine({"a": [row(0, 10)], "b": [row(0, 5)]}, {"a": [scored(row(0, 9), 0.7)]})
+    assert len(calls) == 2
 
 
 def test_every_kind_of_image(combine, tmp_path):
