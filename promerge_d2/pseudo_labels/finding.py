@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from promerge_d2.coco.read import CocoSource, read_images
-from promerge_d2.coco.records import locate, slashes
+from promerge_d2.coco.records import ImageId, locate, slashes
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList, has_suffix, list_tar, tar_suffix
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import IMAGE_SUFFIXES
@@ -52,7 +52,7 @@ def list_images(
     """
     path = Path(source)
     kind = path.suffix.lower()
-    ids: dict[str, int] = {}
+    ids: dict[str, ImageId] = {}
     left_out: LeftOut = collections.Counter()
     if path.is_dir():
         root, found = path, list(_walk(path, left_out))
@@ -165,16 +165,14 @@ def _expand(found: list[Path], root: Path, left_out: LeftOut) -> Iterator[ImageF
             yield ImageFile.at(root, name)
 
 
-def _read_coco(path: Path, base: Path) -> dict[str, int]:
+def _read_coco(path: Path, base: Path) -> dict[str, ImageId]:
     """Return the ids of the images that a COCO file lists, by name as it is spelled on disk."""
     source = CocoSource(path, "input")
     images = read_images(source.records("images"), source.name, need_size=False, need_name=True)
-    ids: dict[str, int] = {}
+    ids: dict[str, ImageId] = {}
     for image in images.values():
         there = locate(base, image.name)
         name = os.path.relpath(there, base) if os.path.exists(there) else slashes(image.name)
-        if not isinstance(image.id, int):
-            raise UserError(f"the input {path}: the image {image} has no integer id")
         if name in ids:
             raise UserError(f"the input {path} names {name} twice; list each image once")
         ids[name] = image.id

@@ -207,13 +207,13 @@ def test_sizes_and_ids(photos):
 
 
 def test_a_coco_file_keeps_its_ids(photos, tmp_path):
-    images = [{"id": 70, "file_name": "deep/a.jpg"}, {"id": 9, "file_name": "a.PNG"}]
+    images = [{"id": "x", "file_name": "deep/a.jpg"}, {"id": 2**64, "file_name": "a.PNG"}]
     listing = tmp_path / "instances.json"
     listing.write_text(json.dumps({"info": {}, "images": images, "annotations": []}))
     found = list_images(listing, photos)
     assert [(file.id, file.name, file.size) for file in found.files] == [
-        (9, "a.PNG", 1),
-        (70, "deep/a.jpg", 1),
+        (2**64, "a.PNG", 1),
+        ("x", "deep/a.jpg", 1),
     ]
     assert found.root == photos
     with pytest.raises(UserError, match=r"a\.PNG.*--image-root"):
@@ -224,7 +224,7 @@ def test_a_coco_file_keeps_its_ids(photos, tmp_path):
     ("content", "message"),
     [
         ({"annotations": []}, "i.json .*'images'"),
-        ({"images": [{"id": "x", "file_name": "a"}]}, "'x'"),
+        ({"images": [{"id": [3], "file_name": "a"}]}, r"images\[0\] \(id \[3\]\)"),
         ({"images": [{"id": 1, "file_name": n} for n in "ab"]}, r"images\[1\] .id 1."),
         ({"images": [{"id": n, "file_name": "a"} for n in (1, 2)]}, r"\ba\b"),
     ],
