@@ -17,6 +17,8 @@ import argparse
 from pathlib import Path
 
 from promerge_d2.cli.parser import ArgumentParser, run_tool
+from promerge_d2.coco.ground_truth import read_ground_truth
+from promerge_d2.coco.predictions import read_predictions
 from promerge_d2.evaluation import (
     MATCH_MODES,
     PROTOCOL,
@@ -28,8 +30,6 @@ from promerge_d2.evaluation import (
     format_table,
     match_instances,
     metrics_of,
-    read_ground_truth,
-    read_predictions,
 )
 from promerge_d2.evaluation.metrics import IOU_TYPES
 from promerge_d2.utils.files import check_writable, write_json

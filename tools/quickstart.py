@@ -24,13 +24,9 @@ import torch
 
 import promerge_d2
 from promerge_d2.cli.parser import ArgumentParser, run_tool
-from promerge_d2.evaluation import (
-    align_predictions,
-    evaluate_class_agnostic,
-    flat_metrics,
-    read_ground_truth,
-    read_predictions,
-)
+from promerge_d2.coco.ground_truth import read_ground_truth
+from promerge_d2.coco.predictions import read_predictions
+from promerge_d2.evaluation import align_predictions, evaluate_class_agnostic, flat_metrics
 from promerge_d2.features import get_backbone
 from promerge_d2.pseudo_labels import parts_of
 from promerge_d2.utils.errors import EXIT_NOT_FINISHED, EXIT_OK, UserError

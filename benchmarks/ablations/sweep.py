@@ -20,15 +20,9 @@ import numpy as np
 from benchmarks.ablations.cache import Cache, key_of
 from benchmarks.ablations.results import Results, Row
 from benchmarks.measure import fresh_processes, spread
-from promerge_d2.evaluation import (
-    GroundTruth,
-    align_predictions,
-    check_iou_types,
-    match_instances,
-    metrics_of,
-    parse_predictions,
-    read_ground_truth,
-)
+from promerge_d2.coco.ground_truth import GroundTruth, read_ground_truth
+from promerge_d2.coco.predictions import parse_predictions
+from promerge_d2.evaluation import align_predictions, check_iou_types, match_instances, metrics_of
 from promerge_d2.labeler import GridConfig, Labeler, LabelResult
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import sha256_of

@@ -23,13 +23,9 @@ from pycocotools import mask as mask_api
 
 from benchmarks.measure import Figures, forget_peak, fresh_processes, memory_mb
 from benchmarks.report import Results, digits, table
-from promerge_d2.evaluation import (
-    align_predictions,
-    match_instances,
-    metrics_of,
-    read_ground_truth,
-    read_predictions,
-)
+from promerge_d2.coco.ground_truth import read_ground_truth
+from promerge_d2.coco.predictions import read_predictions
+from promerge_d2.evaluation import align_predictions, match_instances, metrics_of
 from promerge_d2.evaluation.matches import BACKENDS
 
 SIZE = (480, 640)  # of the images, height and width

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from promerge_d2.coco.ground_truth import GroundTruth, parse_ground_truth, read_ground_truth
-from promerge_d2.coco.predictions import PredictionFile, parse_predictions, read_predictions
-from promerge_d2.coco.records import ImageInfo, Instance
-from promerge_d2.coco.table import InstanceTable
 from promerge_d2.evaluation.align import MATCH_MODES, Predictions, align_predictions
 from promerge_d2.evaluation.bootstrap import Estimate, bootstrap, format_bootstrap
 from promerge_d2.evaluation.matches import METRICS, Matches, match_instances
@@ -33,12 +29,7 @@ __all__ = [
     "PROTOCOL",
     "ClassAgnosticEvaluator",
     "Estimate",
-    "GroundTruth",
-    "ImageInfo",
-    "Instance",
-    "InstanceTable",
     "Matches",
-    "PredictionFile",
     "Predictions",
     "align_predictions",
     "bootstrap",
@@ -49,10 +40,6 @@ __all__ = [
     "format_table",
     "match_instances",
     "metrics_of",
-    "parse_ground_truth",
-    "parse_predictions",
-    "read_ground_truth",
-    "read_predictions",
 ]
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from promerge_d2.evaluation import (
-    align_predictions,
-    evaluate_class_agnostic,
-    parse_ground_truth,
-    parse_predictions,
-)
+from promerge_d2.coco.ground_truth import parse_ground_truth
+from promerge_d2.coco.predictions import parse_predictions
+from promerge_d2.evaluation import align_predictions, evaluate_class_agnostic
 
 
 @pytest.fixture

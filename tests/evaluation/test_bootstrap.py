@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from promerge_d2.coco.ground_truth import parse_ground_truth
+from promerge_d2.coco.predictions import parse_predictions
 from promerge_d2.evaluation import (
     METRICS,
     align_predictions,
@@ -14,8 +16,6 @@ from promerge_d2.evaluation import (
     format_bootstrap,
     match_instances,
     metrics_of,
-    parse_ground_truth,
-    parse_predictions,
 )
 from promerge_d2.utils.errors import UserError
 from tests.evaluation.helpers import plain_pycocotools, random_case
