@@ -1,11 +1,10 @@
 # What the LazyConfig twins of the R-50 recipes share; the twin of Base-RCNN-FPN.yaml.
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
-from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import transforms as T
 from omegaconf import DictConfig
 
-from promerge_d2.data.loader import build_train_loader
+from promerge_d2.data.loader import build_test_loader, build_train_loader
 from promerge_d2.data.mapper import LabelChoice, LabelMapper
 from promerge_d2.engine.lazy import ClippedSGD, evaluator_of
 from promerge_d2.modeling import IgnoringRPN, WeightedMaskHead
@@ -53,8 +52,8 @@ dataloader = dict(
         paste=dict(rate=1.0, min_ratio=0.3, max_ratio=1.0),
         num_workers=4,
     ),
-    test=L(build_detection_test_loader)(
-        dataset=L(get_detection_dataset_dicts)(names=("cls_agnostic_coco",), filter_empty=False),
+    test=L(build_test_loader)(
+        names=("cls_agnostic_coco",),
         mapper=L(LabelMapper)(
             is_train=False,
             augmentations=[
@@ -64,9 +63,7 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(evaluator_of)(
-        names="${dataloader.test.dataset.names}", output_dir="${train.output_dir}"
-    ),
+    evaluator=L(evaluator_of)(names="${dataloader.test.names}", output_dir="${train.output_dir}"),
 )
 
 optimizer = L(ClippedSGD)(max_norm=1.0, lr=0.01, momentum=0.9, weight_decay=5e-5)

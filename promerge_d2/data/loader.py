@@ -11,12 +11,18 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, DatasetFromList
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetFromList,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -108,6 +114,41 @@ class BatchStream(Sampler[list[Draw]]):
             yield from rng.permutation(self.size).tolist()
 
 
+@dataclass(frozen=True)
+class ErrorReturning:
+    """A mapper that returns a ``UserError`` instead of raising it.
+
+    What a loader's process raises comes out amid its traceback; ``raise_errors`` raises it plainly.
+
+    Args:
+        mapper: turns a dict into an example.
+    """
+
+    mapper: Callable[[dict], dict]
+
+    def __call__(self, record: dict) -> dict | UserError:
+        """Map a dict."""
+        try:
+            return self.mapper(record)
+        except UserError as error:
+            return error
+
+
+def raise_errors(batches: Iterable[list[dict | UserError]]) -> Iterator[list[dict]]:
+    """Hand on batches of examples, and raise what ``ErrorReturning`` put among them.
+
+    Raises:
+        UserError: the first of them.
+    """
+    for batch in batches:
+        examples = []
+        for example in batch:
+            if isinstance(example, UserError):
+                raise example
+            examples.append(example)
+        yield examples
+
+
 class MappedDraws(Dataset):
     """Training examples, each mapped with chance of its own.
 
@@ -126,24 +167,55 @@ class MappedDraws(Dataset):
 
     def __getitem__(self, draw: Draw) -> dict | UserError:
         with seeded_generator(IMAGE, draw.seed, draw.iteration, draw.place):
-            try:
-                return self.mapper(self.dicts[draw.index])
-            except UserError as error:  # raised by the loader, not amid a worker's traceback
-                return error
+            return ErrorReturning(self.mapper)(self.dicts[draw.index])
 
 
 class ExampleLoader(DataLoader):
-    """A loader of ``MappedDraws`` that raises what is wrong with an image as it was raised."""
+    """A loader of ``MappedDraws``."""
 
     dataset: MappedDraws
     batch_sampler: BatchStream
 
     def __iter__(self) -> Any:
-        for batch in super().__iter__():
-            for example in batch:
-                if isinstance(example, UserError):
-                    raise example
-            yield batch
+        return raise_errors(super().__iter__())
+
+
+class TestLoader:
+    """detectron2's loader of the images to evaluate on, all once.
+
+    Args:
+        loader: its mapper is an ``ErrorReturning``.
+    """
+
+    __test__ = False  # not pytest's
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        return raise_errors(self.loader)
+
+
+def build_test_loader(
+    names: Sequence[str], mapper: Callable[[dict], dict], num_workers: int
+) -> TestLoader:
+    """Build the loader of data sets to evaluate on.
+
+    Args:
+        names: registered data sets.
+        mapper: turns a dict into an example.
+        num_workers: processes that map.
+
+    Returns:
+        A loader of lists of one example, of this process's part of the images.
+    """
+    dicts = get_detection_dataset_dicts(list(names), filter_empty=False)
+    return TestLoader(
+        build_detection_test_loader(dicts, mapper=ErrorReturning(mapper), num_workers=num_workers)
+    )
 
 
 def training_images(

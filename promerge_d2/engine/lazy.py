@@ -52,7 +52,7 @@ SETTINGS = {
     "TEST.PRECISE_BN.NUM_ITER": "train.precise_bn.num_iter",
     "DATASETS.PROMERGE": "train.data_sets",
     "DATASETS.TRAIN": "dataloader.train.names",
-    "DATASETS.TEST": "dataloader.test.dataset.names",
+    "DATASETS.TEST": "dataloader.test.names",
 }
 
 
@@ -103,12 +103,12 @@ def test_lazy(lazy: DictConfig, model: torch.nn.Module) -> dict:
     Raises:
         UserError: there are several data sets, which one evaluator cannot tell apart.
     """
-    names = list(lazy.dataloader.test.dataset.names)
+    names = list(lazy.dataloader.test.names)
     if not names:
         return {}
     if len(names) > 1:
         raise UserError(
-            f"dataloader.test.dataset.names is {names}; a Python config evaluates on one data set"
+            f"dataloader.test.names is {names}; a Python config evaluates on one data set"
         )
     evaluator = instantiate(lazy.dataloader.evaluator)
     results = inference_on_dataset(model, instantiate(lazy.dataloader.test), evaluator)

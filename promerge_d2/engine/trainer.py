@@ -9,7 +9,7 @@ import weakref
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.solver import build_optimizer
@@ -19,7 +19,14 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch.nn.parallel import DistributedDataParallel
 
 from promerge_d2.data import CopyPasteMapper
-from promerge_d2.data.loader import ExampleLoader, MappedDraws, build_loader, build_train_loader
+from promerge_d2.data.loader import (
+    ExampleLoader,
+    MappedDraws,
+    TestLoader,
+    build_loader,
+    build_test_loader,
+    build_train_loader,
+)
 from promerge_d2.data.mapper import LabelMapper
 from promerge_d2.engine.setup import building, reading_checkpoint
 from promerge_d2.evaluation import ClassAgnosticEvaluator
@@ -106,9 +113,11 @@ class ProMergeTrainer(DefaultTrainer):
         )
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
-        """Build detectron2's loader of a data set to evaluate on, with images read as labelled."""
-        return build_detection_test_loader(cfg, dataset_name, mapper=LabelMapper(cfg, False))
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestLoader:
+        """Build the loader of a data set to evaluate on, with images read as they are labelled."""
+        return build_test_loader(
+            [dataset_name], LabelMapper(cfg, False), cfg.DATALOADER.NUM_WORKERS
+        )
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -18,7 +18,7 @@ def options(photos, tmp_path):
         *("dataloader.train.batch=2", "dataloader.train.num_workers=0"),
         f"dataloader.train.names={names}",
         "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
-        *(f"dataloader.test.dataset.names={names}", "dataloader.test.num_workers=0"),
+        *(f"dataloader.test.names={names}", "dataloader.test.num_workers=0"),
         "dataloader.test.mapper.augmentations.0.short_edge_length=64",
         "model.backbone.out_channels=16",
         *("model.proposal_generator.head.in_channels=16", "model.roi_heads.batch_size_per_image=8"),
@@ -59,7 +59,7 @@ def test_refusals(train_net, options):
         "train.seed=null": "train.seed",
         "train.data_sets=5": "train.data_sets is 5",
         "dataloader.train.names=tiny_lazy": "dataloader.train.names is 'tiny_lazy'",
-        "dataloader.test.dataset.names=[tiny_lazy,tiny_lazy]": "dataloader.test.dataset.names is",
+        "dataloader.test.names=[tiny_lazy,tiny_lazy]": "dataloader.test.names is",
         "train.norm=Nrom": "'Nrom'",
         "optimizer.lr=fast": "optimiser",
     }
@@ -72,5 +72,5 @@ def test_refusals(train_net, options):
 
 def test_without_test_data_nothing_is_evaluated(train_net, options, tmp_path, logged):
     file = ROOT / "configs" / "promerge_mask_rcnn.py"
-    assert train_net("--config", file, *options, "dataloader.test.dataset.names=[]")[0] == 0
+    assert train_net("--config", file, *options, "dataloader.test.names=[]")[0] == 0
     assert not any(name.startswith("segm/") for line in logged() for name in line)
