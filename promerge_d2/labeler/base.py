@@ -21,12 +21,13 @@ from typing import ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 
-from promerge_d2.coco.records import mask_record
+from promerge_d2.coco.records import rle_record
 from promerge_d2.features import FeatureExtractor
 from promerge_d2.labeler.config import GridConfig
 from promerge_d2.labeler.mask_generator import LabelResult
 from promerge_d2.labeler.refine import Refiner, check_refiner, refine_masks
-from promerge_d2.labeler.refine.resize import resize_mask, upsample
+from promerge_d2.labeler.refine.resize import upsample
+from promerge_d2.labeler.refine.runs import resize_to_rle
 from promerge_d2.utils.image import ImageLike, load_image, resize_image
 from promerge_d2.version import __version__
 
@@ -397,13 +398,11 @@ class Labeler(ABC, Generic[ConfigT]):
             return result
         masks, kept = cls.refine(image.working_image, grid.merged, config, refiner)
         scores = np.ones(len(masks)) if grid.scores is None else grid.scores[kept]
-        resized = [resize_mask(mask, image.height, image.width) for mask in masks]
         refined = time.perf_counter()
-        result.records = [
-            mask_record(mask, float(score))
-            for mask, score in zip(resized, scores, strict=True)
-            if mask.any()
-        ]
+        for mask, score in zip(masks, scores, strict=True):
+            record = rle_record(resize_to_rle(mask, image.height, image.width), float(score))
+            if record["area"]:
+                result.records.append(record)
         result.seconds["refinement"] = refined - found
         result.seconds["encoding"] = time.perf_counter() - refined
         if not result.records:

@@ -20,7 +20,7 @@ def suppress(masks: np.ndarray, scores: np.ndarray, max_iou: float, most: int) -
     Returns:
         Indices of the kept masks, (K,) int64, by descending score.
     """
-    flat = masks.reshape(len(masks), -1)
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
     areas = np.count_nonzero(flat, axis=1)
     order = np.argsort(-scores, kind="stable")
     kept: list[int] = []
