@@ -288,7 +288,7 @@ def test_everything_that_the_stages_hold_is_drawn(labeler):
         value = getattr(view.stages, field.name)
         if field.name == "reason" or value is None:
             continue
-        changed = ~value if value.dtype == bool else -value
+        changed = ~value if value.dtype == bool else 1 - value
         other = dataclasses.replace(
             view, stages=dataclasses.replace(view.stages, **{field.name: changed})
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from promerge_d2.labeler.refine.crf import dense_crf, import_densecrf, mean_field, mean_field_near
+from promerge_d2.labeler.refine.guided_filter import guided_border
 from promerge_d2.labeler.refine.holes_and_fragments import fill_holes
 from promerge_d2.utils.errors import UserError
 
@@ -20,6 +21,7 @@ REFINERS: dict[str, Refiner | None] = {
     "mean_field": mean_field,
     "mean_field_near": mean_field_near,
     "dense_crf": dense_crf,
+    "guided": guided_border,
     "none": None,
 }
 """By the name of ``GridConfig.refine``; docs/algorithm.md has the figures of each."""

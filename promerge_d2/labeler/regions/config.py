@@ -13,8 +13,8 @@ class RegionsConfig(GridConfig):
     """Settings of ``regions``; all our own. The defaults are those of preset ``best``.
 
     Attributes:
-        min_patches: regions of the tree with fewer patches are left out.
-        max_share: regions of the tree of more than this share of the grid are left out.
+        min_patches: regions of the trees with fewer patches are left out.
+        max_share: regions of the trees of more than this share of the grid are left out.
         background_quantile: a patch resembles a patch of the border when their product is above
             this quantile of all such products in the image.
         max_iou: of two masks that overlap by a higher IoU than this, the better one stays: on the
@@ -28,12 +28,12 @@ class RegionsConfig(GridConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"best": {}}
 
     keep_aspect: bool = True
-    refine: str = "mean_field_near"
-    refine_min_iou: float = 0.7
-    min_patches: int = 4
+    refine: str = "guided"
+    refine_min_iou: float = 0.5
+    min_patches: int = 3
     max_share: float = 0.95
     background_quantile: float = 0.7
-    max_iou: float = 0.7
+    max_iou: float = 0.65
     max_masks: int = 100
     min_fragment: float = 0.1
     tiles: int = 1

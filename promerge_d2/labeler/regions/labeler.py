@@ -6,6 +6,7 @@ columns of the patch grid, M masks.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,9 +17,9 @@ from promerge_d2.labeler.base import GridMasks, Labeler
 from promerge_d2.labeler.refine import Refiner, refine_masks
 from promerge_d2.labeler.refine.holes_and_fragments import drop_fragments, fill_holes
 from promerge_d2.labeler.refine.resize import upsample_smoothly
+from promerge_d2.labeler.regions.candidates import Candidates, find_candidates
 from promerge_d2.labeler.regions.config import RegionsConfig
-from promerge_d2.labeler.regions.merge_tree import merge_tree, tree_masks
-from promerge_d2.labeler.regions.scoring import Frame, score_masks
+from promerge_d2.labeler.regions.scoring import CUES, Frame, score_candidates
 from promerge_d2.labeler.regions.tiles import (
     Window,
     cut_sides,
@@ -29,21 +30,27 @@ from promerge_d2.labeler.regions.tiles import (
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.labeler.suppression import suppress
 
+SCORED_PER_MASK = 10  # candidates that are scored in full, for each mask that is asked for
+
 
 @dataclass
 class RegionStages(GridMasks):
     """What each stage made on the patch grid.
 
     Attributes:
-        regions: (M, H, W) bool, all regions of the tree that are of a size asked for.
-        merged: (M, H, W) bool, the best regions by descending score; with tiles on their canvas.
+        regions: (M, H, W) bool, the candidates of the whole photograph.
+        resemblance: (H, W) float64, see ``Frame``.
+        merged: (K, H, W) bool, the best regions by descending score; with tiles on their canvas.
+        cues: (K, Q) float64 of ``merged``, in the order of ``scoring.CUES``.
     """
 
     regions: np.ndarray | None = None
+    resemblance: np.ndarray | None = None
+    cues: np.ndarray | None = None
 
 
 def scored_regions(features: torch.Tensor, config: RegionsConfig) -> RegionStages:
-    """Run the stages on the patch grid: merge tree, scores, suppression.
+    """Run the stages on the patch grid: candidates, scores, suppression.
 
     Args:
         features: (V, C, H, W) raw float32 features, V = 1 or 1 + ``config.tiles`` squared; their
@@ -54,71 +61,70 @@ def scored_regions(features: torch.Tensor, config: RegionsConfig) -> RegionStage
         The outcome of every stage.
     """
     whole, *tiles = features
-    unit = _centred(whole)
-    frame = Frame.of(unit, config.background_quantile)
-    regions = _regions(unit, config)
-    stages = RegionStages(regions=regions)
-    masks, scores = _best(unit, regions, frame, config)
+    rows, columns = whole.shape[1:]
+    candidates = _candidates(whole, config)
+    frame = Frame.of(candidates.maps[0], config.background_quantile)
+    stages = RegionStages(
+        regions=candidates.masks, resemblance=frame.resemblance.reshape(rows, columns)
+    )
+    masks, scores, cues = _best(candidates, frame, config)
     if tiles:
-        rows, columns = unit.shape[1:]
         canvas = (config.tiles * rows, config.tiles * columns)
-        found = [(upsample_smoothly(masks, *canvas), scores)]
+        found = [(upsample_smoothly(masks, *canvas), scores, cues)]
         for tile, window in zip(tiles, tile_windows(rows, columns, config.tiles), strict=True):
-            tile_masks, tile_scores = _best_of_tile(_centred(tile), frame, window, canvas, config)
+            tile_masks, *rest = _best_of_tile(tile, frame, window, canvas, config)
             height, width = (part.stop - part.start for part in window)
             placed = np.zeros((len(tile_masks), *canvas), bool)
             placed[(slice(None), *window)] = upsample_smoothly(tile_masks, height, width)
-            found.append((placed, tile_scores))
-        masks, scores = map(np.concatenate, zip(*found, strict=True))
+            found.append((placed, *rest))
+        masks, scores, cues = map(np.concatenate, zip(*found, strict=True))
         kept = suppress(masks, scores, config.max_iou, config.max_masks)
-        masks, scores = masks[kept], scores[kept]
+        masks, scores, cues = masks[kept], scores[kept], cues[kept]
     if len(masks):
-        stages.merged, stages.scores = masks, scores
+        stages.merged, stages.scores, stages.cues = masks, scores, cues
     else:
-        stages.reason = "no_scored_regions" if len(regions) else "no_regions"
+        stages.reason = "no_scored_regions" if len(candidates.masks) else "no_regions"
     return stages
 
 
-def _centred(features: torch.Tensor) -> np.ndarray:
-    """Return features (C, H, W) without their mean, normalised."""
-    return l2_normalize(features - features.mean(dim=(1, 2), keepdim=True)).cpu().numpy()
-
-
-def _regions(unit: np.ndarray, config: RegionsConfig) -> np.ndarray:
-    """Return regions (M, H, W) bool of all scales of unit features (C, H, W)."""
-    children, _ = merge_tree(unit)
-    _, height, width = unit.shape
-    return tree_masks(children, height, width, config.min_patches, config.max_share)
+def _candidates(features: torch.Tensor, config: RegionsConfig) -> Candidates:
+    """Return the candidates of raw features (C, H, W)."""
+    unit = l2_normalize(features - features.mean(dim=(1, 2), keepdim=True)).cpu().numpy()
+    return find_candidates(unit, config.min_patches, config.max_share)
 
 
 def _best(
-    unit: np.ndarray, regions: np.ndarray, frame: Frame, config: RegionsConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the regions of a score above 0 that no better one overlaps much, and the scores."""
-    if not len(regions):
-        return regions, np.zeros(0)
-    scores = score_masks(unit, regions, frame)["score"]
-    kept = suppress(regions, scores, config.max_iou, config.max_masks)
+    candidates: Candidates, frame: Frame, config: RegionsConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the candidates of a score above 0 that no better one overlaps much.
+
+    Returns:
+        Masks, their scores and cues, by descending score.
+    """
+    scored, cues = score_candidates(candidates, frame, SCORED_PER_MASK * config.max_masks)
+    masks, scores = candidates.masks[scored], cues["score"]
+    kept = suppress(masks, scores, config.max_iou, config.max_masks)
     kept = kept[scores[kept] > 0]
-    return regions[kept], scores[kept]
+    return masks[kept], scores[kept], np.stack([cues[name][kept] for name in CUES], axis=1)
 
 
 def _best_of_tile(
-    unit: np.ndarray,
+    features: torch.Tensor,
     whole: Frame,
     window: Window,
     canvas: tuple[int, int],
     config: RegionsConfig,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ``_best`` of a tile, without the regions that its cut goes through."""
-    cut = cut_sides(window, canvas, *unit.shape[1:])
-    regions = _regions(unit, config)
-    regions = regions[~regions[:, cut].any(axis=1)]
-    return _best(unit, regions, frame_of_tile(whole, window, canvas), config)
+    shape = features.shape[1:]
+    candidates = _candidates(features, config)
+    is_cut = candidates.masks[:, cut_sides(window, canvas, *shape)].any(axis=1)
+    uncut = dataclasses.replace(candidates, masks=candidates.masks[~is_cut])
+    return _best(uncut, frame_of_tile(whole, window, canvas, *shape), config)
 
 
 class RegionsLabeler(Labeler[RegionsConfig]):
-    """Training-free instance masks: a merge tree's regions of all scales, scored (our own).
+    """Training-free instance masks: the regions of merge trees, of all scales, scored (our own).
 
     Example::
 

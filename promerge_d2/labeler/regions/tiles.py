@@ -85,26 +85,25 @@ def cut_sides(window: Window, canvas: tuple[int, int], rows: int, columns: int) 
     return cut
 
 
-def frame_of_tile(whole: Frame, window: Window, canvas: tuple[int, int]) -> Frame:
+def frame_of_tile(
+    whole: Frame, window: Window, canvas: tuple[int, int], rows: int, columns: int
+) -> Frame:
     """Make the frame of a tile: what looks like background is asked of the whole photograph.
 
     The tile alone may show nothing but one object.
 
     Args:
-        whole: the photograph's, for a grid of the tile's shape H x W.
+        whole: the photograph's, for a grid of the tile's shape.
         window: the tile's, in cells of the canvas.
         canvas: rows and columns of the canvas.
+        rows: of the tile's patch grid, H.
+        columns: W.
 
     Returns:
-        The frame, with ``edge`` where a side of the tile is a side of the photograph.
+        The frame.
     """
-    rows, columns = whole.edge.shape
     resemblance = cv2.resize(whole.resemblance.reshape(rows, columns), canvas[::-1])[window]
     share = np.prod(
         [(part.stop - part.start) / side for part, side in zip(window, canvas, strict=True)]
     )
-    return Frame(
-        cv2.resize(resemblance, (columns, rows)).ravel(),
-        whole.edge & ~cut_sides(window, canvas, rows, columns),
-        float(share),
-    )
+    return Frame(cv2.resize(resemblance, (columns, rows)).ravel(), float(share))

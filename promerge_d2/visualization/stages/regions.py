@@ -5,12 +5,10 @@ Shape letters: see ``view``.
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from promerge_d2.labeler.refine.resize import upsample
-from promerge_d2.labeler.regions.scoring import Frame, resemblance_to_border, score_masks
-from promerge_d2.labeler.similarity import l2_normalize
+from promerge_d2.labeler.regions.scoring import CUES
 from promerge_d2.visualization.stages.view import (
     ALONE,
     OPENING,
@@ -24,25 +22,25 @@ from promerge_d2.visualization.stages.view import (
 
 
 def regions(view: View, axes: Axes) -> Caption:
-    """Draw how finely the merge tree divides the image."""
+    """Draw how finely the merge trees divide the image."""
     found = view.stages.regions
     counts = found.sum(axis=0)
     return Caption(
         f"{view.settings('min_patches', 'max_share')}: {counted(found, 'region')}",
-        "How many regions of the merge tree a patch is in: neighbours merge, the most alike first. "
-        "Lower min_patches, or raise grid, for smaller objects.",
+        "How many regions of the merge trees a patch is in: neighbours merge, the most alike "
+        "first. Lower min_patches, or raise grid, for smaller objects.",
         view.show_heat(axes, counts, 0, max(1, counts.max())),
     )
 
 
 def likeness_to_border(view: View, axes: Axes) -> Caption:
     """Draw the background cue of the scores."""
-    shares = resemblance_to_border(_centred(view), view.config.background_quantile)
+    shares = view.stages.resemblance
     return Caption(
         view.settings("background_quantile"),
         "Share of the border's patches that a patch resembles: bright regions score low. Raise "
         "background_quantile to ask for more likeness.",
-        view.show_heat(axes, shares.reshape(view.features.shape[1:])),
+        view.show_heat(axes, shares),
     )
 
 
@@ -52,12 +50,9 @@ def scored(view: View, axes: Axes) -> Caption | None:
     if stages.merged is None or not len(stages.merged):
         return None
     best = stages.merged[: ALONE**2]
-    centred = _centred(view)
-    cues = score_masks(centred, best, Frame.of(centred, view.config.background_quantile))
-    del cues["score"]
     words = []
     for index in range(len(best)):
-        cost, name = min((values[index], name) for name, values in cues.items())
+        cost, name = min(zip(stages.cues[index], CUES, strict=True))
         words.append(f"{stages.scores[index]:.2f}\n{name} {cost:.2f}")
     view.show_one_by_one(axes, upsample(best, *view.photo.shape[:2]), words)
     most, least = stages.scores.max(), stages.scores.min()
@@ -66,8 +61,8 @@ def scored(view: View, axes: Axes) -> Caption | None:
         f"{counted(stages.regions, 'region')} kept, scores from {most:.2f} to {least:.2f}",
         f"The {ALONE**2} best regions, each with its score and the cue that cost it most: contrast "
         "with what is around, agreement (its feature finds just this region), background (unlike "
-        "the border), border (hardly on it), size. Of two that overlap by more than max_iou, the "
-        "better one stays.",
+        "the border), border (hardly on it), size, compactness, support (every tree has it). Of "
+        "two that overlap by more than max_iou, the better one stays.",
     )
 
 
@@ -93,8 +88,3 @@ PANELS: tuple[Panel, ...] = (
     REFINED,
     ("Scores", ranked),
 )
-
-
-def _centred(view: View) -> np.ndarray:
-    """Normalise the features (C, H, W) without their mean, as the merge tree takes them."""
-    return l2_normalize(view.features - view.features.mean(dim=(1, 2), keepdim=True)).numpy()

@@ -1,15 +1,23 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from promerge_d2.labeler.regions.scoring import Frame, resemblance_to_border, score_masks
+from promerge_d2.labeler.regions.candidates import Candidates, find_candidates
+from promerge_d2.labeler.regions.merge_tree import merge_tree, tree_masks
+from promerge_d2.labeler.regions.scoring import (
+    Frame,
+    resemblance_to_border,
+    score_candidates,
+)
 
 
-def scene(height=20, width=24):
+def scene(height=20, width=24, top=7, left=9):
     """Background of one kind, and a square of another, 6 x 6 at (7, 9); two channels."""
     features = np.zeros((2, height, width), np.float32)
     features[0] = 1
     square = np.zeros((height, width), bool)
-    square[7:13, 9:15] = True
+    square[top : top + 6, left : left + 6] = True
     features[:, square] = [[0], [1]]
     return features, square
 
@@ -20,79 +28,123 @@ def box(y, x, h, w, height=20, width=24):
     return mask
 
 
+def candidates_of(*maps):
+    return Candidates(list(maps), [merge_tree(m)[0] for m in maps], np.zeros((0, 20, 24), bool))
+
+
+def score_masks(candidates, masks, frame):
+    kept, cues = score_candidates(dataclasses.replace(candidates, masks=masks), frame, len(masks))
+    assert kept.tolist() == list(range(len(masks)))
+    return cues
+
+
+def cues_of(features, *masks):
+    return score_masks(candidates_of(features, features), np.stack(masks), Frame.of(features))
+
+
 def test_cues_of_a_perfect_object_by_hand():
     features, square = scene()
-    cues = {
-        name: cue[0]
-        for name, cue in score_masks(features, square[None], Frame.of(features)).items()
-    }
-    assert cues["contrast"] == pytest.approx(1)  # inside times inside 1, inside times ring 0
-    assert cues["agreement"] == pytest.approx(1)
-    assert cues["border"] == 1
-    assert cues["background"] == pytest.approx(1)
-    assert cues["size"] == pytest.approx((36 / 480) ** 0.35)
-    assert cues["score"] == pytest.approx((36 / 480) ** 0.35)
+    cues = {name: cue[0] for name, cue in cues_of(features, square).items()}
+    size = (36 / 480) ** 0.5 * np.exp(-0.06 * (np.log(36 / 480) + 3) ** 2)
+    assert cues.pop("size") == pytest.approx(size)
+    assert cues.pop("score") == pytest.approx(size / (size + 0.1))
+    assert cues == pytest.approx(
+        # inside times inside 1, inside times ring 0; the square is a region of the tree
+        dict.fromkeys(
+            ("contrast", "agreement", "background", "border", "compactness", "support"), 1
+        )
+    )
 
 
 def test_wrong_masks_score_less():
     features, square = scene()
-    masks = np.stack([square, box(7, 9, 6, 3), box(7, 6, 6, 12), box(1, 1, 6, 6), box(7, 11, 6, 6)])
-    scores = score_masks(features, masks, Frame.of(features))["score"]
+    masks = [square, box(7, 9, 6, 3), box(7, 6, 6, 12), box(1, 1, 6, 6), box(7, 11, 6, 6)]
+    scores = cues_of(features, *masks)["score"]
     assert scores.argmax() == 0
     assert (scores[1:] < 0.6 * scores[0]).all()
     assert scores[3] == pytest.approx(0, abs=1e-9)  # nothing stands out there
 
 
 def test_half_of_an_object_by_hand():
-    """Left half: the ring (2 patches) has 12 patches of the object and 32 of the rest."""
+    """Left half: its ring has patches of the object on one side, of the rest on three."""
     features, _ = scene()
-    half = box(7, 9, 6, 3)
-    cues = score_masks(features, half[None], Frame.of(features))
-    ring = 10 * 7 - 18 - 4 * 1  # an ellipse of 5 x 5 leaves out parts of the corners
-    inside_ring = cues["contrast"][0]
-    assert 1 - inside_ring == pytest.approx(12 / ring, abs=0.06)
-    assert cues["agreement"][0] == pytest.approx((18 / 36) ** 2)
+    cues = cues_of(features, box(7, 9, 6, 3))
+    # rows and columns two away, and of the corners those within a knight's move
+    ring = 2 * 2 * 6 + 2 * 2 * 3 + 4 * 3
+    object_side = 2 * 6
+    assert cues["contrast"][0] == pytest.approx(1 - object_side / ring)
+    assert cues["agreement"][0] == pytest.approx((18 / 36) ** 3)
+    assert cues["compactness"][0] == pytest.approx((4 * 18**0.5 / 18) ** 2)
+
+
+def test_agreement_looks_no_further_than_the_surroundings():
+    """Another object of the same kind: five patches away it is not seen, four away it is."""
+    for gap, alike in ((5, 36), (4, 42)):
+        features, square = scene(left=3)
+        features[:, 7:13, 9 + gap - 1 : 9 + gap + 5] = np.array([0, 1])[:, None, None]
+        agreement = cues_of(features, square)["agreement"][0]
+        assert agreement == pytest.approx((36 / alike) ** 3)
+
+
+def test_agreement_is_the_mean_of_two_maps():
+    features, square = scene()
+    flat = np.ones_like(features) * np.float32(0.5**0.5)
+    cues = score_masks(candidates_of(features, flat), square[None], Frame.of(features))
+    assert cues["agreement"][0] == pytest.approx(((1 + 0) / 2) ** 3)
+    assert cues["contrast"][0] == pytest.approx(1)  # of the first map alone
+
+
+def test_support_is_asked_of_every_tree():
+    """A mask that one tree has as it is, another half of it at best."""
+    features, square = scene()
+    split = features.copy()
+    split[:, 7:13, 12:15] = np.array([0.8, -0.6], np.float32)[:, None, None]  # background's
+    found = candidates_of(features, split)
+    cue = score_masks(found, square[None], Frame.of(features))["support"][0]
+    ious = []
+    for tree in found.trees:
+        regions = tree_masks(tree, 20, 24, 1, 1.0)
+        common = (regions & square).sum(axis=(1, 2))
+        ious.append((common / (regions | square).sum(axis=(1, 2))).max())
+    assert ious == pytest.approx([1, 0.5])
+    assert cue == pytest.approx(0.75**3)
 
 
 def test_what_covers_the_border_loses():
-    features, square = scene()
-    low = square.copy()
-    features_low = np.roll(features, 7, axis=1)
-    low = np.roll(low, 7, axis=0)
+    features, low = scene(top=14)
     assert low[-1].sum() == 6
-    cues = score_masks(features_low, low[None], Frame.of(features_low))
-    assert cues["border"][0] == pytest.approx((1 - 6 / (2 * 20 + 2 * 24 - 4)) ** 2)
+    cues = cues_of(features, low)
+    assert cues["border"][0] == pytest.approx((1 - 6 / (2 * 20 + 2 * 24)) ** 3)
+    assert cues["compactness"][0] == 1  # the border is outline as well
+
+
+def test_a_part_of_the_photograph_has_its_share_of_the_border_and_of_the_area():
+    features, low = scene(top=14)
+    frame = Frame(np.zeros(480), share=0.25)
+    cues = score_masks(candidates_of(features, features), low[None], frame)
+    assert cues["border"][0] == pytest.approx((1 - 6 / 2 / (2 * 20 + 2 * 24)) ** 3)
+    share = 36 / 480 / 4
+    assert cues["size"][0] == pytest.approx(share**0.5 * np.exp(-0.06 * (np.log(share) + 3) ** 2))
+    assert cues["background"][0] == 1
+
+
+def test_background_is_the_mean_resemblance_of_the_patches():
+    features, square = scene()
+    resemblance = np.zeros((20, 24))
+    resemblance[7:10] = 0.4  # half of the square
+    frame = Frame(resemblance.ravel())
+    cues = score_masks(candidates_of(features, features), square[None], frame)
+    assert cues["background"][0] == pytest.approx(0.8**3)
 
 
 def test_resemblance_to_the_border_is_a_share():
     features, _ = scene()
     features[:, :, :12] = np.array([1, 0], np.float32)[:, None, None]
     features[:, :, 12:] = np.array([0.6, 0.8], np.float32)[:, None, None]
-    shares = resemblance_to_border(features, 0.5).reshape(20, 24)
+    shares = resemblance_to_border(features, 0.45).reshape(20, 24)
     # half of the border is of each kind, so that half of all products are 1 and half are 0.6;
-    # the median is between and a patch resembles its own half
+    # a patch resembles its own half
     assert np.allclose(shares, 0.5)
-
-
-def test_quantile_does_not_care_for_the_scale_of_cosines():
-    """Cosines squashed by any rising function rank and score the background alike."""
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(16, 12, 12)).astype(np.float32)
-    features /= np.linalg.norm(features, axis=0)
-    shared = np.concatenate([features * 0.5, np.full((1, 12, 12), 0.75**0.5, np.float32)])
-    a, b = resemblance_to_border(features, 0.7), resemblance_to_border(shared, 0.7)
-    assert np.allclose(a, b, atol=0.02)
-
-
-def test_what_is_alike_but_far_away_does_not_count_against_agreement():
-    """Another object of the same kind, seven patches from the square; its surroundings are four."""
-    features, square = scene()
-    features[:, 0:2, 22:24] = np.array([0, 1], np.float32)[:, None, None]
-    cues = score_masks(features, square[None], Frame.of(features))
-    assert cues["agreement"][0] == pytest.approx(1)
-    features[:, 7:9, 17:19] = np.array([0, 1], np.float32)[:, None, None]  # two patches from it
-    cues = score_masks(features, square[None], Frame.of(features))
-    assert cues["agreement"][0] == pytest.approx((36 / 40) ** 2)
 
 
 def test_the_border_is_two_patches_wide():
@@ -106,14 +158,46 @@ def test_the_border_is_two_patches_wide():
     assert np.allclose(shares.reshape(8, 8), expected)
 
 
-def test_a_tile_covers_a_share_of_the_border_and_of_the_photograph():
-    """A quarter of the photograph: its grid's patches are half as long at the border."""
-    features, _ = scene()
-    low = box(14, 9, 6, 6)
-    whole = Frame.of(features)
-    tile = Frame(whole.resemblance, whole.edge, share=0.25)
-    cues = score_masks(features, low[None], tile)
-    assert cues["border"][0] == pytest.approx((1 - 6 * 0.5 / (2 * 20 + 2 * 24 - 4)) ** 2)
-    assert cues["size"][0] == pytest.approx((36 * 0.25 / 480) ** 0.35)
-    nowhere = Frame(whole.resemblance, np.zeros_like(whole.edge), share=0.25)
-    assert score_masks(features, low[None], nowhere)["border"][0] == 1
+def test_quantile_does_not_care_for_the_scale_of_cosines():
+    """Cosines squashed by any rising function rank and score the background alike."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(16, 12, 12)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=0)
+    shared = np.concatenate([features * 0.5, np.full((1, 12, 12), 0.75**0.5, np.float32)])
+    a, b = resemblance_to_border(features, 0.7), resemblance_to_border(shared, 0.7)
+    assert np.allclose(a, b, atol=0.02)
+
+
+def noise(seed, channels=8, height=14, width=17):
+    features = np.random.default_rng(seed).normal(size=(channels, height, width))
+    return (features / np.linalg.norm(features, axis=0)).astype(np.float32)
+
+
+def test_only_the_hopeless_are_left_out():
+    found = find_candidates(noise(0), 3, 0.9)
+    frame = Frame.of(found.maps[0])
+    everything = score_masks(found, found.masks, frame)
+    kept, cues = score_candidates(found, frame, 50)
+    assert len(kept) == 50
+    assert (np.diff(kept) > 0).all()
+    for name, values in cues.items():
+        assert np.allclose(values, everything[name][kept], rtol=1e-5, atol=1e-12)
+    rough = np.prod([v for k, v in everything.items() if k not in ("support", "score")], axis=0)
+    assert rough[kept].min() >= np.delete(rough, kept).max()
+    assert len(score_candidates(found, frame, 10**6)[0]) == len(found.masks)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_mirrored_photograph_gives_mirrored_scores(axis):
+    features = noise(1)
+    found, mirrored = (
+        find_candidates(np.ascontiguousarray(f), 3, 0.9)
+        for f in (features, np.flip(features, axis))
+    )
+    scores = []
+    for these, flip in ((found, False), (mirrored, True)):
+        masks = np.flip(these.masks, axis) if flip else these.masks
+        value = score_masks(these, these.masks, Frame.of(these.maps[0]))["score"]
+        scores.append(dict(zip([m.tobytes() for m in masks], value, strict=True)))
+    assert scores[0].keys() == scores[1].keys()
+    assert all(scores[1][key] == pytest.approx(value, rel=1e-3) for key, value in scores[0].items())

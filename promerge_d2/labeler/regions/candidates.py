@@ -1,0 +1,89 @@
+"""Candidates: the regions of several merge trees, each of another view of the features (our own).
+
+The network's feature is split into its principal components. As they are, the few strong ones
+decide what merges: they tell the kinds of stuff apart. Weakened by a power of their variance
+(a step towards whitening) they let finer differences speak: what merges then are parts and smaller
+objects. Trees of different powers find different objects; each costs a few hundredths of a second.
+
+Shape letters: C channels, D components, H and W rows and columns of the patch grid, N = H * W
+patches, M masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from promerge_d2.labeler.regions.merge_tree import merge_tree, tree_masks
+
+SPECTRA = ((64, 0.0), (64, -0.25), (32, -0.5))
+"""Of each tree: how many components, and the power of their variance that weighs them."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be an object, and what it was found in.
+
+    Attributes:
+        maps: a map (D, H, W) of unit features for each of ``SPECTRA``.
+        trees: the children (N - 1, 2) of ``merge_tree`` of each map.
+        masks: (M, H, W) bool, no two alike, in the order of the trees and of merging.
+    """
+
+    maps: list[np.ndarray]
+    trees: list[np.ndarray]
+    masks: np.ndarray
+
+
+def find_candidates(unit: np.ndarray, min_patches: int, max_share: float) -> Candidates:
+    """Collect the regions of the merge trees of an image.
+
+    Args:
+        unit: (C, H, W) float32 normalised features.
+        min_patches: smaller regions are left out.
+        max_share: regions of more than this share of the grid are left out.
+
+    Returns:
+        The candidates.
+    """
+    maps = principal_maps(unit, SPECTRA)
+    trees = [merge_tree(features)[0] for features in maps]
+    masks = [tree_masks(tree, *unit.shape[1:], min_patches, max_share) for tree in trees]
+    return Candidates(maps, trees, without_duplicates(np.concatenate(masks)))
+
+
+def principal_maps(unit: np.ndarray, spectra: tuple[tuple[int, float], ...]) -> list[np.ndarray]:
+    """Split features into principal components, and weigh these in several ways.
+
+    Args:
+        unit: (C, H, W) float32 normalised features.
+        spectra: for each map how many components, the strongest first (no more than there are),
+            and a power: a component of variance v is multiplied by ``v ** power``.
+
+    Returns:
+        For each (D, H, W) float32, of norm one at each patch (or zero, where the feature is).
+    """
+    channels, height, width = unit.shape
+    flat = unit.reshape(channels, -1)
+    variance, axes = np.linalg.eigh(flat @ flat.T / flat.shape[1])
+    variance, axes = variance[::-1], axes[:, ::-1]
+    count = max(1, np.count_nonzero(variance > 1e-6 * variance[0]))  # the rest is rounding
+    variance, axes = np.maximum(variance[:count], 1e-12), axes[:, :count]
+    components = axes.T @ flat
+    maps = []
+    for most, power in spectra:
+        weighed = components[:most] * (variance[:most, None] / variance[0]) ** power
+        norms = np.sqrt(np.square(weighed).sum(axis=0))
+        weighed /= np.where(norms > 0, norms, 1)
+        maps.append(weighed.reshape(-1, height, width).astype(np.float32))
+    return maps
+
+
+def without_duplicates(masks: np.ndarray) -> np.ndarray:
+    """Drop masks (M, H, W) bool that are the same as an earlier one."""
+    if not len(masks):
+        return masks
+    packed = np.packbits(masks.reshape(len(masks), -1), axis=1)
+    _, first = np.unique(packed.view(f"V{packed.shape[1]}").ravel(), return_index=True)
+    return masks[np.sort(first)]

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from promerge_d2.labeler.regions.candidates import (
+    SPECTRA,
+    find_candidates,
+    principal_maps,
+    without_duplicates,
+)
+from promerge_d2.labeler.regions.merge_tree import merge_tree, tree_masks
+
+
+def unit(seed, channels=12, height=9, width=11):
+    features = np.random.default_rng(seed).normal(size=(channels, height, width))
+    features += 3 * np.random.default_rng(seed + 1).normal(size=(channels, 1, 1))
+    return (features / np.linalg.norm(features, axis=0)).astype(np.float32)
+
+
+def cosines(features):
+    flat = features.reshape(len(features), -1)
+    return flat.T @ flat
+
+
+def test_all_components_as_they_are_keep_every_cosine():
+    features = unit(0)
+    (same,) = principal_maps(features, ((64, 0.0),))
+    assert same.shape == features.shape  # there are no more than 12
+    assert np.allclose(cosines(same), cosines(features), atol=1e-5)
+
+
+def test_power_minus_a_half_is_whitening():
+    """Written out: rotated and scaled so that the second moments are those of white noise."""
+    features = unit(1)
+    flat = features.reshape(12, -1).astype(np.float64)
+    moments = flat @ flat.T / flat.shape[1]
+    white = np.linalg.inv(np.linalg.cholesky(moments)) @ flat
+    white /= np.linalg.norm(white, axis=0)
+    (found,) = principal_maps(features, ((12, -0.5),))
+    assert np.allclose(cosines(found), white.T @ white, atol=1e-3)
+
+
+def test_the_strongest_components_come_first():
+    features = np.zeros((3, 1, 4), np.float32)
+    features[1, 0] = (1, -1, 0.8, -0.8)
+    features[2, 0] = (0, 0, 0.6, 0.6)
+    (one,) = principal_maps(features, ((1, 0.0),))
+    assert np.allclose(cosines(one), np.outer([1, -1, 1, -1], [1, -1, 1, -1]))
+
+
+def test_features_of_zero_stay_zero():
+    features = unit(2)
+    features[:, 3, 4] = 0
+    for found in principal_maps(features, SPECTRA):
+        norms = np.linalg.norm(found, axis=0)
+        assert norms[3, 4] == pytest.approx(0, abs=1e-6)
+        norms[3, 4] = 1
+        assert np.allclose(norms, 1, atol=1e-5)
+
+
+def test_features_without_any_difference():
+    assert not principal_maps(np.zeros((3, 4, 5), np.float32), SPECTRA)[0].any()
+
+
+def test_candidates_are_the_regions_of_every_tree_once():
+    features = unit(3)
+    found = find_candidates(features, 3, 0.6)
+    assert len(found.maps) == len(found.trees) == len(SPECTRA)
+    wanted = [
+        mask.tobytes()
+        for features_of_tree in principal_maps(features, SPECTRA)
+        for mask in tree_masks(merge_tree(features_of_tree)[0], 9, 11, 3, 0.6)
+    ]
+    got = [mask.tobytes() for mask in found.masks]
+    assert got == list(dict.fromkeys(wanted))
+    assert len(got) < len(wanted)
+    areas = found.masks.sum(axis=(1, 2))
+    assert areas.min() == 3
+    assert areas.max() <= 0.6 * 99
+
+
+def test_duplicates_leave_and_the_first_stays_in_its_place():
+    a, b = np.zeros((2, 3, 3), bool)
+    a[0, 0] = b[2, 2] = True
+    assert np.array_equal(without_duplicates(np.stack([b, a, b, a, a])), np.stack([b, a]))
+    assert without_duplicates(np.zeros((0, 3, 3), bool)).shape == (0, 3, 3)
