@@ -61,9 +61,8 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_tools_and_configs_in_commands_exist(page):
+def test_files_that_are_named_exist(page):
+    folders = "promerge_d2|benchmarks|configs|datasets|tests|tools"
     text = page.read_text(encoding="utf-8")
-    files = set(
-        re.findall(r"(?<![\w/])(?:tools|configs|datasets)/[a-z_0-9/]+\.(?:py|sh|yaml)\b", text)
-    )
+    files = re.findall(rf"(?<![\w/])(?:{folders})/[a-z_0-9/]+\.(?:py|sh|yaml)\b", text)
     assert {file for file in files if not (ROOT / file).exists()} == set()
