@@ -116,12 +116,15 @@ def mask_of(value, height, width):
     return np.any([mask_api.decode(rle) for rle in drawn], axis=0)
 
 
-def read_object(row, images, where):
-    """A dict: image, crowd, score, box, mask, area."""
+def read_object(row, images, where, strangers=False):
+    """A dict: image, crowd, score, box, mask, area.
+
+    With ``strangers``, None for what is on an image that is not listed, its mask not looked at.
+    """
     if not isinstance(row, dict):
         raise Refused(where, "no object")
     image = identity(row.get("image_id"))
-    if image is None or image not in images:
+    if image is None or (image not in images and not strangers):
         raise Refused(where, "image")
     crowd = row.get("iscrowd")
     crowd = 0.0 if crowd is None else float(crowd) if crowd in (True, False) else number(crowd)
@@ -140,6 +143,10 @@ def read_object(row, images, where):
         box = [number(side) for side in box]
         if None in box or min(box[2:]) < 0:
             raise Refused(where, "box")
+    if strangers and box is None and row.get("segmentation") in (None, [], {}) and not crowd:
+        raise Refused(where, "nothing")
+    if image not in images or (strangers and crowd):
+        return None
     try:
         mask = mask_of(row.get("segmentation"), *images[image])
     except Refused as error:

@@ -18,7 +18,7 @@ from pycocotools import mask as mask_api
 from official.prepare import write_ground_truth
 from official.readers import read_coco
 from promerge_d2.coco.check import validate_labels
-from promerge_d2.coco.ground_truth import read_ground_truth
+from promerge_d2.coco.ground_truth import parse_ground_truth, read_ground_truth
 from promerge_d2.coco.predictions import read_predictions
 from promerge_d2.data.lazy import LazyCoco
 from promerge_d2.evaluation import align_predictions, evaluate_class_agnostic
@@ -113,10 +113,10 @@ def good_files(draw):
     return {"info": {"description": "x"}, "images": images, "annotations": annotations}
 
 
-def change(draw, content):
+def change(draw, content, sections=("images", "annotations", "annotations")):
     """Change a file that is right, or was."""
     odd = st.sampled_from(ODD).map(copy.deepcopy)
-    section = draw(st.sampled_from(["images", "annotations", "annotations"]))
+    section = draw(st.sampled_from(sections))
     rows = content.get(section)
     if not isinstance(rows, list) or not rows or draw(st.integers(0, 20)) == 0:
         content[section] = draw(odd)
@@ -337,6 +337,54 @@ def check_report(path, expected):
     assert found.problems["objects without a mask"] == maskless
     useless = sum(item["mask"] is not None and item["empty"] for item in counted)
     assert found.problems["objects without a pixel"] == useless
+
+
+def read_list(rows, images):
+    """The plain reader's predictions on some images, or its refusal."""
+    if not isinstance(rows, list):
+        return plain.Refused("")
+    objects = []
+    for masks in (False, True):  # masks are looked at when all records are read
+        for place, row in enumerate(rows):
+            try:
+                item = plain.read_object(row, images if masks else {}, f"record {place}", True)
+            except plain.Refused as refused:
+                return refused
+            if item is not None:
+                objects.append({**item, "crowd": False})
+    for item in objects:
+        box = item["box"]
+        item["area"] = float(box[2] * box[3] if item["mask"] is None else item["mask"].sum())
+    return objects
+
+
+@TRIED
+@given(truth=good_files(), guesses=good_files(), draw=st.data())
+def test_a_result_list_gives_the_plain_readers_answer(tmp_path, truth, guesses, draw):
+    for _ in range(draw.draw(st.integers(0, 2))):
+        change(draw.draw, guesses, sections=("annotations",))
+    rows = guesses["annotations"]
+    images = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    ground_truth = parse_ground_truth(truth, "truth")
+    expected = read_list(rows, images)
+    if not isinstance(expected, plain.Refused):
+        known = {plain.identity(row["image_id"]) for row in rows if not crowd_of(row)}
+        if known and not known & images.keys():
+            expected = plain.Refused("truth")  # no image in common
+
+    def evaluate():
+        return align_predictions(read_predictions(path), ground_truth)
+
+    path = tmp_path / f"{next(NUMBERS)}.json"
+    path.write_text(json.dumps(rows))
+    found = run(evaluate, expected, path)
+    path.unlink()
+    if found is not None:
+        assert as_rows(found.instances) == rows_of(expected)
+
+
+def crowd_of(row):
+    return row.get("iscrowd") not in (None, False, 0, "0")
 
 
 @TRIED
