@@ -76,11 +76,12 @@ def _described(config_class: type[GridConfig]) -> str:
     return (inspect.getdoc(config_class) or "").partition("Attributes:\n")[2].rstrip()
 
 
-def labeler_from(args: argparse.Namespace) -> Labeler:
+def labeler_from(args: argparse.Namespace, compiled: bool = False) -> Labeler:
     """Build the labeler that the options ask for.
 
     Args:
         args: of a parser with ``add_labeler_arguments``.
+        compiled: see ``FeatureExtractor``.
 
     Returns:
         The labeler, its weights loaded.
@@ -98,6 +99,7 @@ def labeler_from(args: argparse.Namespace) -> Labeler:
         center={"on": True, "off": False, None: None}[args.center],
         device=args.device,
         precision=args.precision,
+        compiled=compiled,
         **settings,
     )
 

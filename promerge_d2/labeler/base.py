@@ -121,6 +121,7 @@ class Labeler(ABC, Generic[ConfigT]):
         center: bool | None = None,
         device: str | torch.device = "cpu",
         precision: str = "fp32",
+        compiled: bool = False,
         **overrides: object,
     ) -> Labeler[ConfigT]:
         """Build a labeler by names.
@@ -134,6 +135,7 @@ class Labeler(ABC, Generic[ConfigT]):
             center: subtract the image's mean feature; None as the backbone's entry says.
             device: where features are computed.
             precision: see ``FeatureExtractor``.
+            compiled: see ``FeatureExtractor``.
             **overrides: settings of ``config_class``, such as ``grid=34`` (the cost of features
                 grows with its square) or ``refine="none"``.
 
@@ -145,7 +147,9 @@ class Labeler(ABC, Generic[ConfigT]):
         """
         config = cls.config_class.from_preset(preset, **overrides)
         check_refiner(config.refine)  # before the weights are fetched
-        extractor = FeatureExtractor.from_name(backbone, weights, facet, center, device, precision)
+        extractor = FeatureExtractor.from_name(
+            backbone, weights, facet, center, device, precision, compiled
+        )
         return cls(extractor, config)
 
     @staticmethod
