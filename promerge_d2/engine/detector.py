@@ -24,6 +24,7 @@ from detectron2.structures import Instances
 from promerge_d2.coco.records import mask_record
 from promerge_d2.config import add_promerge_config
 from promerge_d2.evaluation.evaluator import detection_records
+from promerge_d2.features.checkpoints import describe_misfits
 from promerge_d2.labeler import LabelResult
 from promerge_d2.modeling.frozen_vit import FrozenViT
 from promerge_d2.utils.differences import differences
@@ -31,7 +32,6 @@ from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageLike, load_image
 from promerge_d2.version import __version__
 
-NAMED = 5  # of the keys that do not fit, in messages
 NOTHING = "no_confident_detection"
 OF_AN_IMAGE = ("image_id", "category_id")  # keys of a record that the engine gives
 TEST_INPUT = ("FORMAT", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
@@ -73,25 +73,13 @@ class _StrictCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict) -> None:
         found = super()._load_model(checkpoint)
-        shapes = [
-            f"{k} is {tuple(has)}, not {tuple(wants)}" for k, has, wants in found.incorrect_shapes
-        ]
-        wrong = {k for k, *_ in found.incorrect_shapes}
-        problems = [
-            [f"{key} is missing" for key in found.missing_keys if key not in wrong],
-            [f"{key} is unknown" for key in found.unexpected_keys],
-            shapes,
-        ]
-        if any(problems):
-            said = [
-                "; ".join(kind[:NAMED])
-                + (f" and {len(kind) - NAMED} more" if len(kind) > NAMED else "")
-                for kind in problems
-                if kind
-            ]
+        wrong = {key for key, *_ in found.incorrect_shapes}
+        missing = [key for key in found.missing_keys if key not in wrong]
+        problems = describe_misfits(missing, found.unexpected_keys, found.incorrect_shapes)
+        if problems:
             raise UserError(
                 "MODEL.WEIGHTS does not fit the config; take the config that it was trained "
-                f"with (config.yaml beside it): {'; '.join(said)}"
+                f"with (config.yaml beside it): {problems}"
             )
 
 

@@ -25,18 +25,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from promerge_d2.config import add_promerge_config
 from promerge_d2.data import register_from_config
-from promerge_d2.engine.setup import (
-    check_device,
-    check_files,
-    check_schedule,
-    reached_steps,
-)
+from promerge_d2.engine.setup import check_device, check_files, check_schedule, reached_steps
 from promerge_d2.engine.trainer import ProMergeTrainer
 from promerge_d2.evaluation import ClassAgnosticEvaluator
 from promerge_d2.utils.errors import UserError
 
 PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
-
+_GONE = object()
 
 # detectron2's key, and where a LazyConfig has it
 SETTINGS = {
@@ -200,7 +195,7 @@ def read_lazy(config_file: str, opts: list[str]) -> DictConfig:
         if not equals:
             raise UserError(f"options of a Python config are KEY=VALUE, not {option!r}")
         try:
-            known = _has(lazy, key)
+            known = OmegaConf.select(lazy, key, default=_GONE) is not _GONE
         except OmegaConfBaseException as error:
             raise UserError(f"{option!r}: {error}") from error
         if not known:
@@ -234,7 +229,7 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
     """Return the LazyConfig of a run, checked; the counterpart of ``setup``.
 
     Raises:
-        UserError: see ``read_lazy``; or data, weights or settings that cannot be used here.
+        UserError: as ``setup``.
     """
     lazy = read_lazy(args.config_file, args.opts)
     cfg = settings_of(lazy)
@@ -250,14 +245,3 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
     default_setup(lazy, args)
     setup_logger(cfg.OUTPUT_DIR, name="promerge_d2")
     return lazy
-
-
-def _has(lazy: DictConfig, key: str) -> bool:
-    """Return whether a dotted key exists; numbers are places in lists."""
-    node = lazy
-    for part in key.split("."):
-        place = int(part) if part.isdigit() else part
-        if not (place < len(node) if isinstance(place, int) else part in node):
-            return False
-        node = node[place]
-    return True

@@ -232,58 +232,45 @@ def self_train(
             f"{images.root} has images in tars, which training cannot read; unpack them first"
         )
     make_folder(output)
-    if share.shards > 1:
-        return _self_train(images, output, rounds, first_labels, labels_settings, share)
-    with locked(output / "lock", str(output)):
-        return _self_train(images, output, rounds, first_labels, labels_settings, share)
-
-
-def _self_train(
-    images: ImageList,
-    output: Path,
-    rounds: Sequence[Round],
-    first_labels: Callable[[Path, Share], None],
-    labels_settings: dict,
-    share: Share,
-) -> list[dict]:
-    settings = [r.settings() for r in rounds]
-    settings[0]["labels"] = labels_settings
-    listing = {file.name: file.size for file in images.files}
-    check_same(output / "images.json", listing, "images")
-    folders = [output / f"round-{r.number}" for r in rounds]
-    for folder, wanted in zip(folders, settings, strict=True):
-        check_same(folder / "settings.json", wanted, "settings")
-    if not (output / "images.json").exists():
-        write_json(output / "images.json", listing, indent=0)
-    figures = []
-    for this, folder, wanted in zip(rounds, folders, settings, strict=True):
-        if not (folder / "settings.json").exists():
-            write_json(folder / "settings.json", wanted, indent=1)
-        labels = folder / "labels.json"
-        if not labels.exists():
-            if this.number == 0:
-                first_labels(labels, share)
-            else:
-                before = rounds[this.number - 1]
-                _next_labels(images, before, output / f"round-{before.number}", this, folder, share)
-            if share.shards > 1:
-                print(f"shard {share.shard} of {share.shards} of round {this.number} is done")
-                print("when all are, run the same command again without shards")
-                return []
-        if not (folder / "results.json").exists():
-            if share.shards > 1:
-                raise UserError(
-                    f"round {this.number} has its labels and is to be trained now; run the same "
-                    "command without shards"
-                )
-            _train(images, this, folder, share.num_gpus)
-        figures.append(describe_round(this, folder))
-        print(format_rounds(figures[-1:]))
-    write_json(output / "rounds.json", {"rounds": figures}, indent=1)
-    (output / "rounds.md").write_text(format_rounds(figures) + "\n", encoding="utf-8")
-    losses = {folder.name: read_losses(folder / "metrics.json") for folder in folders}
-    plot_losses(losses, output / "losses.png")
-    return figures
+    lock = locked(output / "lock", str(output)) if share.shards == 1 else contextlib.nullcontext()
+    with lock:
+        settings = [r.settings() for r in rounds]
+        settings[0]["labels"] = labels_settings
+        listing = {file.name: file.size for file in images.files}
+        check_same(output / "images.json", listing, "images")
+        folders = [output / f"round-{r.number}" for r in rounds]
+        for folder, wanted in zip(folders, settings, strict=True):
+            check_same(folder / "settings.json", wanted, "settings")
+        if not (output / "images.json").exists():
+            write_json(output / "images.json", listing, indent=0)
+        figures = []
+        for this, folder, wanted in zip(rounds, folders, settings, strict=True):
+            if not (folder / "settings.json").exists():
+                write_json(folder / "settings.json", wanted, indent=1)
+            labels = folder / "labels.json"
+            if not labels.exists():
+                if this.number == 0:
+                    first_labels(labels, share)
+                else:
+                    _next_labels(images, rounds[this.number - 1], this, folder, share)
+                if share.shards > 1:
+                    print(f"shard {share.shard} of {share.shards} of round {this.number} is done")
+                    print("when all are, run the same command again without shards")
+                    return []
+            if not (folder / "results.json").exists():
+                if share.shards > 1:
+                    raise UserError(
+                        f"round {this.number} has its labels and is to be trained now; run the "
+                        "same command without shards"
+                    )
+                _train(images, this, folder, share.num_gpus)
+            figures.append(describe_round(this, folder))
+            print(format_rounds(figures[-1:]))
+        write_json(output / "rounds.json", {"rounds": figures}, indent=1)
+        (output / "rounds.md").write_text(format_rounds(figures) + "\n", encoding="utf-8")
+        losses = {folder.name: read_losses(folder / "metrics.json") for folder in folders}
+        plot_losses(losses, output / "losses.png")
+        return figures
 
 
 def check_same(file: Path, now: dict, what: str) -> None:
@@ -307,10 +294,9 @@ def check_same(file: Path, now: dict, what: str) -> None:
 # Prediction
 
 
-def _next_labels(
-    images: ImageList, before: Round, trained: Path, this: Round, folder: Path, share: Share
-) -> None:
+def _next_labels(images: ImageList, before: Round, this: Round, folder: Path, share: Share) -> None:
     """Predict with the round before's detector, unless that is done, and combine."""
+    trained = folder.parent / f"round-{before.number}"
     predictions = folder / "predictions.json"
     assert this.rules is not None  # of every round but the first
     if not predictions.exists():

@@ -7,8 +7,11 @@ another model's file without a word.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import torch
+
+_NAMED = 3  # keys of each kind, in messages
 
 # what training scripts save beside optimisers: DINO and iBOT; MoCo v3 and iBOT; MAE and BEiT
 _NETWORKS = ("teacher", "student", "state_dict", "model")
@@ -83,3 +86,25 @@ def to_timm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         named["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
         named["pos_embed"] = state["pos_embed"][:, 1:]
     return named
+
+
+def describe_misfits(
+    missing: Iterable[str], unknown: Iterable[str], shapes: Iterable[tuple]
+) -> str:
+    """Return which keys of a state dict do not fit, the first of each kind; "" if all do.
+
+    Args:
+        missing: keys that the network has alone.
+        unknown: keys that the file has alone.
+        shapes: key, the file's shape and the network's, where they differ.
+    """
+    kinds = (
+        [f"{key} is missing" for key in missing],
+        [f"{key} is unknown" for key in unknown],
+        [f"{key} is {tuple(has)}, not {tuple(wants)}" for key, has, wants in shapes],
+    )
+    return "; ".join(
+        "; ".join(kind[:_NAMED]) + (f" and {len(kind) - _NAMED} more" * (len(kind) > _NAMED))
+        for kind in kinds
+        if kind
+    )

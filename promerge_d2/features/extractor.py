@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from timm.models.beit import gen_relative_position_index
 from torch import nn
 
-from promerge_d2.features.checkpoints import to_timm
+from promerge_d2.features.checkpoints import describe_misfits, to_timm
 from promerge_d2.features.registry import Backbone, get_backbone
 from promerge_d2.features.weights import WeightsError, find_weights, read_state_dict
 from promerge_d2.utils.errors import UserError
@@ -427,20 +427,15 @@ def load_weights(vit: nn.Module, state: dict[str, torch.Tensor], source: str) ->
         WeightsError: keys are missing or left over, or shapes differ; the first few are named.
     """
     state, own = to_timm(state), vit.state_dict()
-    problems = [
-        [f"{key} is missing" for key in own if key not in state],
-        [f"{key} is unknown" for key in state if key not in own],
+    problems = describe_misfits(
+        [key for key in own if key not in state],
+        [key for key in state if key not in own],
         [
-            f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
+            (key, state[key].shape, own[key].shape)
             for key in own
             if key in state and state[key].shape != own[key].shape
         ],
-    ]
-    if any(problems):
-        said = [
-            "; ".join(kind[:3]) + (f" and {len(kind) - 3} more" if len(kind) > 3 else "")
-            for kind in problems
-            if kind
-        ]
-        raise WeightsError(f"{source}: these weights do not fit: {'; '.join(said)}")
+    )
+    if problems:
+        raise WeightsError(f"{source}: these weights do not fit: {problems}")
     vit.load_state_dict(state)

@@ -160,8 +160,9 @@ def list_tar(path: Path, name: str, left_out: collections.Counter[str]) -> Itera
     Raises:
         UserError: the tar cannot be read.
     """
+    opener = open if tar_suffix(path.name) == TARS[0] else gzip.open
     try:
-        with _open_tar(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with opener(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 inside = member.name.removeprefix("./")
                 if not member.isfile():
@@ -178,11 +179,6 @@ def list_tar(path: Path, name: str, left_out: collections.Counter[str]) -> Itera
             f"cannot read the tar {path}: {error}; it must be whole, and its name end in "
             f"{' or '.join(TARS[1:])} if it is compressed"
         ) from error
-
-
-def _open_tar(path: Path) -> io.BufferedIOBase:
-    """Open a tar for reading, uncompressed."""
-    return open(path, "rb") if tar_suffix(path.name) == TARS[0] else gzip.open(path)
 
 
 def find_image(root: Path, name: str) -> Path | TarImage | None:

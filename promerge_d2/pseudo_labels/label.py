@@ -57,22 +57,19 @@ def label_images(
     """Label images into ``OUTPUT.parts``, one of ``shards`` parts of them; then write ``output``.
 
     What is in the store already is not done again. Undivided work ends with ``output`` (COCO JSON)
-    and ``*.run.json`` beside it; a shard ends with ``run.json`` in its folder of the store, and
+    and ``*.run.json`` beside it; a shard with ``run.json`` in its folder of the store, and
     ``merge_labels`` makes ``output`` when all are done.
 
-    ``output`` holds nothing but what follows from the images and the settings, so that equal work
-    gives equal bytes; command, machine, times and failures go to ``run.json``. Image ids are
-    those of the input, or places in the list, from 1, so that a failed image shifts no other's.
-    An image that cannot be processed is named in the log and in the store; the others go on.
-    SIGTERM and SIGINT end the work after the images in hand.
+    Equal images and settings give an ``output`` of equal bytes; command, machine, times and
+    failures go to ``run.json``. An image that cannot be processed is named in the log and in the
+    store; the others go on. SIGTERM and SIGINT end the work after the images in hand.
 
     Args:
         images: what to label.
         output: the JSON to write; parent folders are made.
         generator: finds the masks, a labeler or a detector.
         preset: name of its settings, for the record.
-        overlays: folder for a PNG for each image that is labelled now (its name + ``.png``), or
-            None.
+        overlays: folder for a PNG of each image that is labelled now (its name + ``.png``).
         engine: does the work; None for this process alone.
         shard: which part, from 0; every ``shards``-th image from there on.
         shards: parts, each for a process of its own.
@@ -149,31 +146,22 @@ def _find_work(store: Store, shard: int, shards: int, retry_failed: bool) -> tup
     return mine & ~done, int((mine & done).sum())
 
 
+@dataclasses.dataclass
 class _Jobs:
     """The images to label, one after the other.
 
     Attributes:
         in_progress: images that were given out, by place; the taker removes them.
         stop: set it, and no more are given out.
-        count: how many there are.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        root: Path,
-        todo: np.ndarray,
-        overlays: str | os.PathLike | None,
-        retry: bool,
-    ) -> None:
-        self.store = store
-        self.root = root
-        self.todo = todo
-        self.overlays = overlays
-        self.retry = retry
-        self.count = int(todo.sum())
-        self.in_progress: dict[int, ImageFile] = {}
-        self.stop = threading.Event()
+    store: Store
+    root: Path
+    todo: np.ndarray
+    overlays: str | os.PathLike | None
+    retry: bool
+    in_progress: dict[int, ImageFile] = dataclasses.field(default_factory=dict)
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def __iter__(self) -> Iterator[Job]:
         for place, file in enumerate(self.store.manifest.entries()):
@@ -195,7 +183,7 @@ def _run(jobs: _Jobs, generator: MaskGenerator, engine: Engine, done: int, folde
         NotFinished: a signal, a dead worker or a full disk.
     """
     writer = jobs.store.writer(folder)
-    total = done + jobs.count
+    total = done + int(jobs.todo.sum())
     progress = ProgressReporter(folder / "status.json", total, done, writer.sync)
     state, died = "failed", None
     try:
@@ -241,7 +229,12 @@ def _store(writer: Writer, place: int, file: ImageFile, future: Future[LabelResu
     except (BrokenExecutor, CancelledError):
         raise
     except Exception as error:  # noqa: BLE001 - no image may end the run for the others
-        failure = _describe_failure(error)
+        failure = {"error": str(error)}
+        if not isinstance(error, UserError):
+            failure = {
+                "error": f"{type(error).__name__}: {error}",
+                "traceback": "".join(traceback.format_exception(error)),
+            }
         logger.error("failed: %s: %s", file.name, failure.get("traceback", failure["error"]))
         writer.append("failures", place, {**image, **failure})
         return None
@@ -251,14 +244,6 @@ def _store(writer: Writer, place: int, file: ImageFile, future: Future[LabelResu
     writer.append("records", place, {**image, "masks": result.records})
     writer.append("times", place, result.seconds)
     return len(result.records)
-
-
-def _describe_failure(error: Exception) -> dict[str, str]:
-    """Return what is kept of an image's error; all that is said of it later is read from there."""
-    if isinstance(error, UserError):
-        return {"error": str(error)}
-    where = "".join(traceback.format_exception(error))
-    return {"error": f"{type(error).__name__}: {error}", "traceback": where}
 
 
 @contextlib.contextmanager

@@ -84,13 +84,12 @@ class Engine(Protocol):
 
         Args:
             jobs: what to label; drawn no further ahead than is needed to keep all busy.
-            generator: finds the masks; where it runs changes no mask of a CPU.
+            generator: finds the masks.
             stop: when it is set, jobs that are waiting need not be done.
 
         Returns:
-            A generator of each job with its result or its error, in any order. A
-            ``BrokenExecutor`` (no work can be done) and a ``CancelledError`` (it was not begun)
-            are no fault of the image.
+            Each job with its result or its error, in any order. A ``BrokenExecutor`` (no work can
+            be done) and a ``CancelledError`` (it was not begun) are no fault of the image.
         """
         ...
 
@@ -145,16 +144,14 @@ def label_jobs(
     and finish after it. Without workers everything is done here.
 
     Args:
-        jobs: what to label; drawn no further ahead than is needed to keep all busy.
+        jobs: see ``Engine``.
         generator: finds the masks.
         workers: processes; 0 for none.
-        batch_size: images that go through the network at once; on a CPU they go one by one all
-            the same, see ``FeatureExtractor.start``.
+        batch_size: images that go through an accelerator at once.
         stop: see ``Engine``.
 
     Returns:
-        For each job a future that holds its result or its error; see ``Workers`` for what comes of
-        workers that die.
+        For each job a future of its result or its error; see ``Workers`` for workers that die.
 
     Raises:
         UserError: there is too little shared memory for so many workers.

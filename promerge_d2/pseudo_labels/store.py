@@ -133,7 +133,7 @@ class Store:
         return Writer(folder / f"{max(numbers, default=0) + 1:04d}", self.manifest.run)
 
 
-class Index:
+class Index(contextlib.AbstractContextManager):
     """Find the last line about each image; memory holds 16 bytes an image.
 
     Args:
@@ -179,12 +179,6 @@ class Index:
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
 
-    def __enter__(self) -> Index:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @property
     def found(self) -> np.ndarray:
         """(count,) bool: which places of the manifest have a line."""
@@ -208,6 +202,9 @@ class Index:
         if parsed is None or parsed[1] != place:
             raise UserError(f"{self.files[number]} was changed while it was read; start again")
         return json.loads(parsed[2])
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the files that were read; the next look-up opens them again."""
