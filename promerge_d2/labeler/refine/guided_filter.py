@@ -105,14 +105,15 @@ def _window_statistics(
 def _neighbourhood(mask: np.ndarray, margin: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
     """Rows and columns (of every other pixel) of a mask's box and ``margin`` around it."""
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
-    return tuple(
+    rows, columns = (
         slice(max(0, start // _STEP - margin), min(side, -(-stop // _STEP) + margin))
         for start, stop, side in ((y, y + height, shape[0]), (x, x + width, shape[1]))
     )
+    return rows, columns
 
 
 @njit(cache=True)
-def _with_colour(share, guide):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+def _with_colour(share: np.ndarray, guide: np.ndarray) -> np.ndarray:  # pragma: no cover - compiled
     """(H, W, 4): the mask, and its product with each colour."""
     height, width = share.shape
     out = np.empty((height, width, 4), np.float32)
@@ -126,7 +127,9 @@ def _with_colour(share, guide):  # noqa: ANN001, ANN202 # pragma: no cover - com
 
 
 @njit(cache=True)
-def _fit(sums, count, mean, inverse):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+def _fit(  # pragma: no cover - compiled
+    sums: np.ndarray, count: np.ndarray, mean: np.ndarray, inverse: np.ndarray
+) -> np.ndarray:
     """(H, W, 4): each window's constant, and its slope along each colour."""
     height, width = count.shape
     out = np.empty((height, width, 4), np.float32)
@@ -148,7 +151,9 @@ def _fit(sums, count, mean, inverse):  # noqa: ANN001, ANN202 # pragma: no cover
 
 
 @njit(cache=True)
-def _draw(fits, guide, mask):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+def _draw(
+    fits: np.ndarray, guide: np.ndarray, mask: np.ndarray
+) -> None:  # pragma: no cover - compiled
     """Write into ``mask`` where the fit at a pixel's colour is above a half."""
     height, width = mask.shape
     for y in range(height):

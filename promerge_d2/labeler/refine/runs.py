@@ -67,13 +67,17 @@ def _coefficients(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 @njit(cache=True)
-def _byte(value):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+def _byte(value: int) -> int:  # pragma: no cover - compiled
     """A weighted sum rounded and clipped to 0..255."""
     return min(max((value + (1 << (_BITS - 1))) >> _BITS, 0), 255)
 
 
 @njit(cache=True)
-def _runs(mask, rows, columns):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+def _runs(  # pragma: no cover - compiled
+    mask: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    columns: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> np.ndarray:
     """Run lengths (R,) int64 down the columns of the result, the first of background.
 
     Args:
@@ -142,7 +146,9 @@ def _runs(mask, rows, columns):  # noqa: ANN001, ANN202 # pragma: no cover - com
 
 
 @njit(cache=True)
-def _append(runs, count, length):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+def _append(  # pragma: no cover - compiled
+    runs: np.ndarray, count: int, length: int
+) -> tuple[int, np.ndarray]:
     if count == len(runs):
         runs = np.concatenate((runs, np.empty(count, np.int64)))
     runs[count] = length

@@ -49,7 +49,8 @@ def find_candidates(unit: np.ndarray, min_patches: int, max_share: float) -> Can
     """
     maps = principal_maps(unit, SPECTRA)
     trees = [merge_tree(features)[0] for features in maps]
-    masks = [tree_masks(tree, *unit.shape[1:], min_patches, max_share) for tree in trees]
+    _, height, width = unit.shape
+    masks = [tree_masks(tree, height, width, min_patches, max_share) for tree in trees]
     return Candidates(maps, trees, without_duplicates(np.concatenate(masks)))
 
 

@@ -72,11 +72,11 @@ def scored_regions(features: torch.Tensor, config: RegionsConfig) -> RegionStage
         canvas = (config.tiles * rows, config.tiles * columns)
         found = [(upsample_smoothly(masks, *canvas), scores, cues)]
         for tile, window in zip(tiles, tile_windows(rows, columns, config.tiles), strict=True):
-            tile_masks, *rest = _best_of_tile(tile, frame, window, canvas, config)
+            tile_masks, tile_scores, tile_cues = _best_of_tile(tile, frame, window, canvas, config)
             height, width = (part.stop - part.start for part in window)
             placed = np.zeros((len(tile_masks), *canvas), bool)
             placed[(slice(None), *window)] = upsample_smoothly(tile_masks, height, width)
-            found.append((placed, *rest))
+            found.append((placed, tile_scores, tile_cues))
         masks, scores, cues = map(np.concatenate, zip(*found, strict=True))
         kept = suppress(masks, scores, config.max_iou, config.max_masks)
         masks, scores, cues = masks[kept], scores[kept], cues[kept]

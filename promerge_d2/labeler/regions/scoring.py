@@ -122,7 +122,7 @@ def _support(candidates: Candidates, chosen: np.ndarray) -> np.ndarray:
     masks = candidates.masks.reshape(count, height * width)[chosen]
     columns = np.ascontiguousarray(masks.T, np.float32)
     found = [_most_alike(columns, tree) for tree in candidates.trees]
-    return np.mean(found, axis=0, dtype=np.float64) ** 3
+    return np.stack(found).mean(axis=0, dtype=np.float64) ** 3
 
 
 def resemblance_to_border(unit: np.ndarray, quantile: float) -> np.ndarray:
@@ -147,7 +147,7 @@ def resemblance_to_border(unit: np.ndarray, quantile: float) -> np.ndarray:
 
 
 @njit(cache=True)
-def _outline(masks):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+def _outline(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover - compiled
     """(M,) sides of patches along each mask's outline, and those of them on the grid's border."""
     count, height, width = masks.shape
     outline = np.zeros(count)
@@ -169,7 +169,9 @@ def _outline(masks):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
 
 
 @njit(cache=True, fastmath=True)
-def _compare(masks, patches):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+def _compare(  # pragma: no cover - compiled
+    masks: np.ndarray, patches: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each mask with its ring and its surroundings, in one map of features (N, D).
 
     Returns:
@@ -241,7 +243,7 @@ def _compare(masks, patches):  # noqa: ANN001, ANN202 # pragma: no cover - compi
 
 
 @njit(cache=True)
-def _is_inner(mask, y, x):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+def _is_inner(mask: np.ndarray, y: int, x: int) -> bool:  # pragma: no cover - compiled
     """Whether no neighbour of a patch of the mask is outside of it."""
     height, width = mask.shape
     return (
@@ -253,7 +255,7 @@ def _is_inner(mask, y, x):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
 
 
 @njit(cache=True, fastmath=True)
-def _most_alike(flat, tree):  # noqa: ANN001, ANN202 # pragma: no cover - compiled
+def _most_alike(flat: np.ndarray, tree: np.ndarray) -> np.ndarray:  # pragma: no cover - compiled
     """(M,): the highest IoU of each mask of (N, M) float32 with a region of a tree (N - 1, 2)."""
     patches, count = flat.shape
     best = np.zeros(count, np.float32)
