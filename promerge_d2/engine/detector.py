@@ -23,6 +23,7 @@ from detectron2.structures import Instances
 
 from promerge_d2.coco.records import mask_record
 from promerge_d2.config import add_promerge_config
+from promerge_d2.engine.setup import reading_checkpoint
 from promerge_d2.evaluation.evaluator import detection_records
 from promerge_d2.features.checkpoints import describe_misfits
 from promerge_d2.labeler import LabelResult
@@ -55,21 +56,13 @@ def load_detector(cfg: CfgNode) -> torch.nn.Module:
             missing, unknown or of another shape are named.
     """
     model = build_model(cfg)
-    _StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    with reading_checkpoint(cfg.MODEL.WEIGHTS):
+        _StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return model.eval()
 
 
 class _StrictCheckpointer(DetectionCheckpointer):
     """detectron2's, which only warns of keys that do not fit."""
-
-    def _load_file(self, filename: str) -> dict:
-        try:
-            return super()._load_file(filename)
-        except Exception as error:  # a file of another kind is unpickled to any of them
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise UserError(
-                f"MODEL.WEIGHTS {filename} cannot be read as a checkpoint: {reason}"
-            ) from error
 
     def _load_model(self, checkpoint: dict) -> None:
         found = super()._load_model(checkpoint)

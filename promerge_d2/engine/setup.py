@@ -296,8 +296,8 @@ def reading_checkpoint(file: str) -> Iterator[None]:
     except UserError:
         raise
     except (
-        *(AssertionError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-        pickle.UnpicklingError,
+        *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
+        *(OSError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError),
     ) as error:
         others = sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(file)), "*.pth")))
         names = [os.path.basename(other) for other in others if other != file]

@@ -4,9 +4,8 @@ from promerge_d2.pseudo_labels.finding import list_images
 from promerge_d2.pseudo_labels.inputs import ImageList
 from promerge_d2.pseudo_labels.label import label_images
 from promerge_d2.pseudo_labels.local_engine import LocalEngine, choose_workers
-from promerge_d2.pseudo_labels.merge import merge_labels
+from promerge_d2.pseudo_labels.merge import RunSummary, merge_labels, print_summary
 from promerge_d2.pseudo_labels.store import parts_of
-from promerge_d2.pseudo_labels.summary import RunSummary, print_summary
 
 __all__ = [
     "ImageList",

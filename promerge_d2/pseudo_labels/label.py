@@ -26,7 +26,12 @@ from promerge_d2.labeler import LabelResult, MaskGenerator
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
 from promerge_d2.pseudo_labels.local_engine import Engine, Job, LocalEngine
 from promerge_d2.pseudo_labels.manifest import check_manifest, write_manifest
-from promerge_d2.pseudo_labels.merge import merge_labels
+from promerge_d2.pseudo_labels.merge import (
+    RunSummary,
+    log_damage,
+    merge_labels,
+    summarize_shard,
+)
 from promerge_d2.pseudo_labels.status import ProgressReporter
 from promerge_d2.pseudo_labels.store import (
     NotFinished,
@@ -36,7 +41,6 @@ from promerge_d2.pseudo_labels.store import (
     locked,
     parts_of,
 )
-from promerge_d2.pseudo_labels.summary import RunSummary, log_damage, summarize_shard
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
 

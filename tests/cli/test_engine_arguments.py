@@ -1,6 +1,6 @@
 import pytest
 
-from promerge_d2.pseudo_labels.shards import shard_from
+from promerge_d2.cli.engine_arguments import shard_from
 from promerge_d2.utils.errors import UserError
 
 
