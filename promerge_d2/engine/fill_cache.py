@@ -52,8 +52,7 @@ class Filled:
 
     Attributes:
         images: files that were looked at.
-        computed: views whose tokens were not there.
-        there: views whose tokens were.
+        computed, there: views whose tokens were not there, and were.
         bytes: of all these views' tokens on disk.
         seconds: in all.
         failures: why an image could not be used, by file.

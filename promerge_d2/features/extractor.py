@@ -66,10 +66,9 @@ def resample_position_embedding(
 def relative_position_bias(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Spread BEiT's bias of attention to any grid.
 
-    Each distance on a smaller grid keeps its bias. For a larger grid the distances of the training
-    are spread to the largest that there is, in steps that grow by a constant factor, so that near
-    ones keep theirs almost (as BEiT's fine-tuning does), and between them the bias is linear (as
-    timm has it; BEiT's own is cubic).
+    Each distance on a smaller grid keeps its bias. For a larger one the distances of the training
+    are spread in steps that grow by a constant factor, so that near ones almost keep theirs (as
+    BEiT's fine-tuning does); between them the bias is linear (as in timm; BEiT's own is cubic).
 
     Args:
         table: ((2 * side - 1)**2 + 3, heads) float: a bias for each distance on the square grid of
@@ -215,9 +214,9 @@ class FeatureExtractor(nn.Module):
     def start(self, images: Sequence[np.ndarray]) -> Callable[[], list[torch.Tensor]]:
         """Start on images, and return at once on a GPU.
 
-        On a GPU the whole batch goes through the network at once, and copies and network run
-        beside the caller. On a CPU, where a batch is no faster, images go one by one before this
-        returns, so that no bit of an image's features depends on its neighbours.
+        On a GPU the batch goes through the network at once, beside the caller. On a CPU, where a
+        batch is no faster, images go one by one before this returns, so that no bit of an image's
+        features depends on its neighbours.
 
         Args:
             images: as of ``features``.

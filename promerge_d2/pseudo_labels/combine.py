@@ -38,10 +38,9 @@ class Rules:
     Attributes:
         min_score: the lowest score of a prediction that is kept.
         max_iou: an old mask stays where its mask IoU with every kept prediction is below this.
-        share: keep this share of all predictions of at least ``min_score``, the ones with the
-            highest scores over all images (with ties); None for all. Our own.
-        per_image: keep at most so many of an image, the ones with the highest scores; None for
-            all. Our own.
+        share: of all predictions of at least ``min_score``, keep this share, the highest scores
+            over all images (with ties); None for all. Our own.
+        per_image: keep at most so many of an image, the highest scores; None for all. Our own.
     """
 
     min_score: float = 0.7
@@ -57,9 +56,7 @@ class Rules:
         if self.share == 0:
             raise UserError("a share of 0 keeps no prediction; take more")
         if self.per_image is not None and self.per_image < 1:
-            raise UserError(
-                f"at most {self.per_image} predictions an image are none; take 1 or more"
-            )
+            raise UserError(f"{self.per_image} predictions an image are none; take 1 or more")
 
 
 def new_and_old(
@@ -101,11 +98,10 @@ def combine_labels(
 ) -> None:
     """Write the labels of a round.
 
-    Images without kept predictions keep their old masks, images with predictions only are added,
-    images of neither are listed with a reason. Images are matched by name; ids are those of
-    ``images``. A kept prediction carries its score, an old mask the score that it had (1.0 where
-    it had none); ``round`` says for each mask in which round it came. Memory holds some hundred
-    bytes an image.
+    Images without kept predictions keep their old masks, images of neither are listed with a
+    reason. Images are matched by name; ids are those of ``images``. A kept prediction carries its
+    score, an old mask the score that it had (1.0 where it had none); ``round`` says in which round
+    a mask came. Memory holds some hundred bytes an image.
 
     Args:
         images: all that were predicted on.

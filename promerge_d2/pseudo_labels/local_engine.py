@@ -140,8 +140,7 @@ def label_jobs(
     """Label images; the results come in the order of the jobs, whichever is done first.
 
     With the network on a CPU each worker has one of its own, of shared weights, and takes whole
-    images. With the network on an accelerator it stays in this process; workers decode before it
-    and finish after it. Without workers everything is done here.
+    images. On an accelerator it stays in this process; workers preprocess and postprocess.
 
     Args:
         jobs: see ``Engine``.

@@ -47,8 +47,7 @@ class Manifest:
             with open(self.path, "rb") as file:
                 wanted = file.readline().strip().decode("ascii", "replace")
                 header = file.readline()
-                entries = hashlib.sha256()
-                digest = hashlib.sha256(header)
+                entries, digest = hashlib.sha256(), hashlib.sha256(header)
                 while chunk := file.read(1 << 20):
                     digest.update(chunk)
                     entries.update(chunk)

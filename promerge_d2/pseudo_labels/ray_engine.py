@@ -1,9 +1,8 @@
 """Images through a mask generator on a Ray cluster, as three stages of Ray Data.
 
 Tasks on any CPU preprocess, actors hold the network (on a GPU each, if there are), tasks
-postprocess. Ray
-moves the images between them, holds back what is ahead of the others, starts lost work again and
-takes nodes as they come and go. This process gives out the jobs and takes the results in.
+postprocess. Ray moves the images between them, starts lost work again and takes nodes as they come
+and go. This process gives out the jobs and takes the results in.
 """
 
 from __future__ import annotations
@@ -103,21 +102,14 @@ class RayEngine:
         """Label ``size`` images at a time; what a dead process had is left out."""
         processor = JobProcessor(generator.processor)
         actors, resources = self._actors()
-        options = {
-            "batch_size": size,
-            "batch_format": "pyarrow",
-            "zero_copy_batch": True,
-        }
+        options = {"batch_size": size, "batch_format": "pyarrow", "zero_copy_batch": True}
         tasks = {"max_retries": RETRIES, **options}
-        blocks = -(-len(window) // size)
+        rows = [{"state": pickle.dumps((job, None))} for job in window]
+        preprocess = functools.partial(_each, lambda job, _: processor.preprocess(job))
+        postprocess = functools.partial(_each, lambda job, o: processor.postprocess(o, job))
         return (
-            ray.data.from_items(
-                [{"state": pickle.dumps((job, None))} for job in window],
-                override_num_blocks=blocks,
-            )
-            .map_batches(
-                functools.partial(_each, lambda job, _: processor.preprocess(job)), **tasks
-            )
+            ray.data.from_items(rows, override_num_blocks=-(-len(window) // size))
+            .map_batches(preprocess, **tasks)
             .map_batches(
                 _Network,
                 fn_constructor_args=(shared, self.device),
@@ -126,10 +118,7 @@ class RayEngine:
                 **resources,
                 **options,
             )
-            .map_batches(
-                functools.partial(_each, lambda job, output: processor.postprocess(output, job)),
-                **tasks,
-            )
+            .map_batches(postprocess, **tasks)
             .iter_batches(batch_size=None, batch_format="pyarrow")
         )
 
@@ -230,10 +219,6 @@ def _taken(table: pyarrow.Table) -> Iterable[tuple[Job, Future[LabelResult]]]:
 
 def _lost() -> Future[LabelResult]:
     future: Future[LabelResult] = Future()
-    future.set_exception(
-        WorkerDied(
-            "Ray's worker process died of it again and again, at last with nothing else in hand; "
-            "--retry-failed tries it again"
-        )
-    )
+    said = "died of it again and again, at last with nothing else in hand"
+    future.set_exception(WorkerDied(f"Ray's worker process {said}; --retry-failed tries it again"))
     return future

@@ -10,9 +10,8 @@ Layout of ``OUT.json.parts``::
 
 A line is ``checksum run place JSON``: the CRC-32 of the rest as eight hexadecimal digits, the
 manifest's ``run``, the image's place in the manifest, and the content. Every run begins files of
-its own, numbered on over all shards; nothing is ever rewritten, and of two lines about an image the
-one in the later file counts. Whatever shard a record is in, it counts for the image: work that was
-begun in three shards may go on in seven.
+its own, numbered on over all shards; of two lines about an image the one in the later file counts,
+whatever shard it is in: work that was begun in three shards may go on in seven.
 """
 
 from __future__ import annotations
@@ -106,9 +105,8 @@ class Store:
             UserError: a file cannot be read, or belongs to another store.
         """
         files = [
-            path
-            for path in self.folder.glob("shard-*/*")
-            if path.name.removesuffix(OPEN).endswith(f".{kind}")
+            *self.folder.glob(f"shard-*/*.{kind}"),
+            *self.folder.glob(f"shard-*/*.{kind}{OPEN}"),
         ]
         return Index(sorted(files, key=lambda path: (path.name[:4], path)), self.manifest)
 

@@ -1,9 +1,8 @@
 """Worker processes, of which some may die.
 
 Workers die of too little memory, or of a crash in somebody's decoder. ``ProcessPoolExecutor`` then
-breaks with all that it has in hand, and nobody says at which job it was. Here the jobs that it may
-have been at are tried again, each alone: the one at which a worker dies once more has itself to
-blame, the others get their results, and new workers go on.
+breaks with all that it has in hand. Here the jobs that it may have been at are tried again, each
+alone: the one at which a worker dies once more fails, and new workers go on with the others.
 """
 
 from __future__ import annotations
@@ -44,9 +43,8 @@ class _Job:
 class Workers(Executor):
     """Worker processes.
 
-    A job's future ends in ``WorkerDied`` where it is the job that ends its worker, and in
-    ``BrokenExecutor`` where there can be no more workers: they do not start, or die again and
-    again. It ends in ``CancelledError`` when the executor is shut down before.
+    A job's future ends in ``WorkerDied`` where that job ends its worker, in ``BrokenExecutor``
+    where workers do not start or die again and again, in ``CancelledError`` after ``shutdown``.
 
     Args:
         count: processes.
@@ -172,7 +170,7 @@ class Workers(Executor):
         Raises:
             BrokenExecutor: there can be no more workers.
         """
-        pool, used = None, False
+        pool = None
         while suspects and not self._ending():
             if pool is None:
                 pool, processes = self._start(1)
