@@ -25,6 +25,7 @@ from promerge_d2.coco.records import mask_record
 from promerge_d2.config import add_promerge_config
 from promerge_d2.engine.setup import reading_checkpoint
 from promerge_d2.evaluation.evaluator import detection_records
+from promerge_d2.features import FeatureExtractor
 from promerge_d2.features.checkpoints import describe_misfits
 from promerge_d2.labeler import LabelResult
 from promerge_d2.modeling.frozen_vit import FrozenViT
@@ -227,8 +228,8 @@ class DetectorMaskGenerator:
 
     def weights(self) -> Iterator[torch.Tensor]:
         """Iterate over all parameters; also a frozen ViT's, which are none of the model's."""
-        frozen = (m.extractor for m in self.model.modules() if isinstance(m, FrozenViT))
-        return itertools.chain.from_iterable(net.parameters() for net in (self.model, *frozen))
+        nets = (self.model, *_frozen(self.model))
+        return itertools.chain.from_iterable(net.parameters() for net in nets)
 
     def to(self, device: str | torch.device) -> None:
         """Move the network."""
@@ -276,8 +277,7 @@ class DetectorMaskGenerator:
         Args:
             preset: the config's name.
         """
-        frozen = [m.extractor for m in self.model.modules() if isinstance(m, FrozenViT)]
-        backbones = "".join(f"; backbone: {net.backbone.training}" for net in frozen)
+        backbones = "".join(f"; backbone: {f.backbone.training}" for f in _frozen(self.model))
         info = {
             "description": f"detections of a trained detector{backbones}",
             "version": __version__,
@@ -325,7 +325,10 @@ def weights_sha256(model: torch.nn.Module) -> str:
         array = tensor.cpu().contiguous().numpy()
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
-    for module in model.modules():
-        if isinstance(module, FrozenViT):
-            digest.update(str(module.extractor.weights_sha256).encode())
+    for extractor in _frozen(model):
+        digest.update(str(extractor.weights_sha256).encode())
     return digest.hexdigest()
+
+
+def _frozen(model: torch.nn.Module) -> list[FeatureExtractor]:
+    return [module.extractor for module in model.modules() if isinstance(module, FrozenViT)]

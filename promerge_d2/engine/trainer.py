@@ -95,18 +95,13 @@ class ProMergeTrainer(DefaultTrainer):
                 f"not {cfg.DATALOADER.SAMPLER_TRAIN}: a resumed run must find its order again"
             )
         paste = cfg.INPUT.COPY_PASTE
+        ratios = {name: paste[name.upper()] for name in ("rate", "min_ratio", "max_ratio")}
         return build_train_loader(
             cfg.DATASETS.TRAIN,
             LabelMapper(cfg, True),
             batch=cfg.SOLVER.IMS_PER_BATCH,
             seed=cfg.SEED,
-            paste={
-                "rate": paste.RATE,
-                "min_ratio": paste.MIN_RATIO,
-                "max_ratio": paste.MAX_RATIO,
-            }
-            if paste.ENABLED
-            else None,
+            paste=ratios if paste.ENABLED else None,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             group_by_orientation=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
             num_workers=cfg.DATALOADER.NUM_WORKERS,

@@ -267,19 +267,11 @@ class SynchronousExecutor(Executor):
         return future
 
 
-@contextlib.contextmanager
-def _executor(
-    workers: int, generator: MaskGenerator | None, skip: Event | None
-) -> Iterator[Executor]:
-    """Start worker processes, with a network each if one is given; what waits at the end drops."""
-    if skip is None:
-        yield SynchronousExecutor()
-        return
-    pool = Workers(workers, _start_worker, (generator, skip, os.getpid()), skip)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _executor(workers: int, generator: MaskGenerator | None, skip: Event | None) -> Executor:
+    """Start worker processes, with a network each if one is given."""
+    if not workers:
+        return SynchronousExecutor()
+    return Workers(workers, _start_worker, (generator, skip, os.getpid()), skip)
 
 
 # a worker's own

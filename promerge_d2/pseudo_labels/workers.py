@@ -75,7 +75,7 @@ class Workers(Executor):
             self._give(job)
         return job.future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """See ``Executor``; what is not begun after a death is dropped in any case."""
         with self._lock:
             self._end = self._end or CancelledError
