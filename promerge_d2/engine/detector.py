@@ -118,8 +118,7 @@ class DetectorProcessor:
         channels: ``RGB`` or ``BGR``.
         min_score: the lowest score of a detection that is kept.
         evaluation: keyword arguments of ``detection_records``, for records as the evaluator scores
-            them: a detection with an empty mask stays, and its box may be the predicted one. None
-            for pseudo-labels.
+            them (empty masks stay, boxes may be the predicted ones); None for pseudo-labels.
     """
 
     min_size: int
@@ -183,8 +182,7 @@ class DetectorProcessor:
 class DetectorMaskGenerator:
     """A trained detector as a ``MaskGenerator``.
 
-    On a CPU images go through the network one by one, so that no bit of the masks depends on
-    their neighbours.
+    On a CPU images go one by one, so that no bit of the masks depends on their neighbours.
 
     Args:
         cfg: the configuration; ``TEST.DETECTIONS_PER_IMAGE`` bounds what it finds.

@@ -169,8 +169,7 @@ def fill_cache(cfg: CfgNode, workers: int | None = None) -> Filled:
     if "frozen_vit" not in cfg.MODEL.BACKBONE.NAME or not cfg.MODEL.FROZEN_VIT.CACHE_DIR:
         raise UserError(
             "there is no cache to fill: take a config with a frozen ViT, such as "
-            "configs/promerge_cascade_vit_small.yaml, and name a folder with "
-            "MODEL.FROZEN_VIT.CACHE_DIR FOLDER"
+            "configs/promerge_cascade_vit_small.yaml, and a MODEL.FROZEN_VIT.CACHE_DIR"
         )
     started = time.perf_counter()
     tokens = Tokens(cfg, views_of(cfg))

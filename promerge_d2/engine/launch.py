@@ -27,8 +27,7 @@ def launch_processes(
 ) -> object:
     """Run a function in several processes, or in this one.
 
-    On a ``device`` cpu they are processes on CPUs, which gloo connects. They end when this process
-    does, however it ends: what goes on in the same folder afterwards must be alone there.
+    On a ``device`` cpu gloo connects them. They end when this process does, however it ends.
 
     Args:
         work: called in every process, and importable in them.

@@ -116,9 +116,8 @@ def plan_rounds(
     """Read the configurations of all rounds, and refuse what cannot run, before anything starts.
 
     A later round's configuration is the first of these that there is: its entry of
-    ``round_configs`` (the last one holds for all that follow); a file beside ``config`` that is
-    named after the round (``NAME_r1.yaml`` beside ``NAME.yaml``, likewise); ``next_round`` of round
-    0's.
+    ``round_configs``; ``NAME_r1.yaml`` beside ``NAME.yaml`` (of either, the last one holds for all
+    that follow); ``next_round`` of round 0's.
 
     Args:
         config: YAML file of round 0.
@@ -163,9 +162,8 @@ def _config_of(number: int, config: str, round_configs: Sequence[str]) -> str | 
 def next_round(cfg: CfgNode) -> None:
     """Make round 0's configuration that of a later round, as configs/promerge_cascade_r1.yaml.
 
-    DropLoss is off, the learning rate is half as high and stays so, after half as many iterations
-    it is over. What else differs between the recipe's rounds (``ROUND_VALUES``) follows where
-    round 0 has the recipe's value; a value of one's own stays.
+    DropLoss is off, the learning rate is half as high and constant, iterations are half as many.
+    Of ``ROUND_VALUES``, those change that round 0 has as the recipe; one's own stay.
 
     Args:
         cfg: changed in place.
@@ -220,8 +218,7 @@ def self_train(
         share: this process's part.
 
     Returns:
-        The figures of each round, as in ``OUT/rounds.json``; none where this process did a share
-        of something.
+        The figures of each round, as in ``OUT/rounds.json``; none where this did a share.
 
     Raises:
         UserError: the folder was begun with other images or settings, or input is broken.

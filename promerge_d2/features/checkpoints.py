@@ -40,8 +40,7 @@ def find_network(checkpoint: object) -> dict[str, torch.Tensor] | None:
             ``teacher``, ``student``, ``state_dict`` or ``model``.
 
     Returns:
-        Name to tensor without the prefixes of wrappers, other networks and projection heads of
-        the training left out; None when there is no such dict.
+        Name to tensor, without prefixes of wrappers and projection heads; None if there is none.
     """
     if not isinstance(checkpoint, dict):
         return None

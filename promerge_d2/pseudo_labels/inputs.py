@@ -63,8 +63,7 @@ class ImageFile(NamedTuple):
 class TarImage:
     """An image inside a tar; see ``ImageFile`` for the attributes.
 
-    To find its place in a compressed tar, all in front of it is decompressed: once where the
-    images of a tar are opened in their order.
+    In a compressed tar all in front of it is decompressed: once where images come in order.
     """
 
     tar: Path

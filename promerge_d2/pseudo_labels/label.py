@@ -83,8 +83,8 @@ def label_images(
         The summary, of all runs: of ``output``, or of the shard.
 
     Raises:
-        UserError: ``output`` or ``overlays`` cannot be written, the store was begun with other
-            settings or images, or another process is at work on the shard.
+        UserError: a place cannot be written, the store was begun with other settings or images,
+            or another process is at work on the shard.
         NotFinished: a signal, a dead worker or a full disk; what is done is kept.
     """
     output = Path(output)
