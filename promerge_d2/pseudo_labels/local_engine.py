@@ -269,7 +269,7 @@ class SynchronousExecutor(Executor):
 
 def _executor(workers: int, generator: MaskGenerator | None, skip: Event | None) -> Executor:
     """Start worker processes, with a network each if one is given."""
-    if not workers:
+    if skip is None:
         return SynchronousExecutor()
     return Workers(workers, _start_worker, (generator, skip, os.getpid()), skip)
 
