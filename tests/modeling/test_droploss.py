@@ -487,6 +487,20 @@ def test_a_later_stage_knows_the_weight_of_the_label_that_it_matches():
     assert not bare.has("gt_weights")
 
 
+def test_a_later_stage_ignores_what_its_own_matcher_matches():
+    heads = DropLossCascadeROIHeads(heads_config(), {"p4": ShapeSpec(channels=8, stride=16)})
+    truth = labels_of([TARGET, [60, 60, 80, 80]], [TRAINED, LEFT_OUT])
+    truth.gt_classes = torch.zeros(2, dtype=torch.int64)
+    proposals = [Instances(SIZE)]
+    # IoU with what is left out: 0.95, 0.55 (a match of the first stage only), 0
+    proposals[0].proposal_boxes = targets_of([60, 60, 80, 79], [60, 60, 80, 71], TARGET)
+    (second,) = heads._match_and_label_boxes(proposals, 1, [truth])
+    assert second.ignored.tolist() == [True, False, False]
+    assert second.targets.tolist() == [[TARGET]] * 3
+    (first,) = heads._match_and_label_boxes(proposals, 0, [truth])
+    assert first.ignored.tolist() == [True, True, False]
+
+
 def test_every_stage_drops_by_its_own_predictions(storage, monkeypatch):
     calls = []
     real = DropLossOutputLayers.weights
