@@ -1,6 +1,5 @@
 import dataclasses
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,20 +13,17 @@ from promerge_d2.labeler import (
     GridMasks,
     MaskCutConfig,
     MaskCutLabeler,
-    ProMergeConfig,
     RegionsConfig,
     RegionsLabeler,
-    grid_masks,
 )
-from promerge_d2.labeler.promerge.filtering import FILTERS, mean_feature
 from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.visualization.figures import save_figure
 from promerge_d2.visualization.stages import DPI, PANELS, View, draw_sheet, view_stages
-from promerge_d2.visualization.stages.promerge import differing, why_pruned
+from promerge_d2.visualization.stages.promerge import differing
 from promerge_d2.visualization.stages.view import SIDE, pca_colors
 from tests.helpers import square
-from tests.labeler.helpers import StubExtractor, blob_features, grid, squares, stub
+from tests.labeler.helpers import StubExtractor, blob_features, squares, stub
 
 ONE = squares(12, 12, (3, 8, 2, 7))  # a pixel a patch: nothing is mixed along the edges
 
@@ -149,70 +145,6 @@ def test_maskcut_without_a_cut():
     assert text.count("not reached") == 1
 
 
-# Why masks were pruned
-
-
-def made_view(features, config, stages):
-    labeler = SimpleNamespace(config=config, name="promerge")
-    return View("a", np.zeros((8, 8, 3), np.uint8), labeler, "release", features, stages, None)
-
-
-def test_reasons_counted_by_hand():
-    """Above, background (feature 0, 1) and below, an object (1, 0)."""
-    features = torch.zeros(2, 4, 4)
-    features[1, :2], features[0, 2:] = 1, 1
-    masks = [
-        grid("....", "....", "##..", "...."),  # kept
-        grid("....", "....", "##..", "...."),  # the same again
-        grid("##..", "....", "....", "...."),  # like the background
-        grid("...#", "...#", "...#", "...#"),  # half on it
-        grid("....", "....", "##.#", "..##"),  # kept
-    ]
-    config = ProMergeConfig(grid=4, tau_ioa=0.5, tau_f=0.6)
-    stages = SimpleNamespace(
-        foreground=np.array(masks),
-        background=grid("####", "####", "....", "...."),
-        pruned=np.array([masks[0], masks[4]]),
-    )
-    assert why_pruned(made_view(features, config, stages)) == {
-        "resemble the background (tau_f)": 1,
-        "add nothing to smaller ones": 1,
-        "lie on the background (tau_ioa)": 1,
-    }
-
-
-@pytest.mark.parametrize("kind", FILTERS)
-def test_reasons_and_kept_ones_make_all(kind):
-    seen = np.zeros(3, int)
-    for seed in range(12):
-        features = torch.from_numpy(blob_features(np.random.default_rng(seed), 10, 12))
-        config = ProMergeConfig(stride=2, background_filter=kind, tau_ioa=0.5)
-        stages = grid_masks(features, config)
-        if stages.pruned is None:
-            continue
-        counts = why_pruned(made_view(features, config, stages))
-        assert sum(counts.values()) + len(stages.pruned) == len(stages.foreground)
-        alike = 0
-        if kind in ("cascade", "feature"):
-            unit = l2_normalize(features)
-            background = mean_feature(unit, stages.background)
-            alike = sum(
-                bool(mean_feature(unit, mask) @ background >= config.tau_f)
-                for mask in stages.foreground
-            )
-        assert counts["resemble the background (tau_f)"] == alike
-        seen += list(counts.values())
-    assert (
-        list(seen > 0)
-        == {
-            "cascade": [True, True, True],
-            "ioa": [False, True, True],
-            "feature": [True, True, False],
-            "none": [False, False, False],
-        }[kind]
-    )
-
-
 # Pictures
 
 
@@ -288,7 +220,10 @@ def test_everything_that_the_stages_hold_is_drawn(labeler):
         value = getattr(view.stages, field.name)
         if field.name == "reason" or value is None:
             continue
-        changed = ~value if value.dtype == bool else 1 - value
+        if isinstance(value, dict):
+            changed = {name: count + 1 for name, count in value.items()}
+        else:
+            changed = ~value if value.dtype == bool else 1 - value
         other = dataclasses.replace(
             view, stages=dataclasses.replace(view.stages, **{field.name: changed})
         )

@@ -63,7 +63,7 @@ def cascade_filter(
     kind: str = "cascade",
     tau_ioa: float = 0.8,
     tau_f: float = 0.1,
-) -> np.ndarray:
+) -> tuple[np.ndarray, dict[str, int]]:
     """Keep the masks that do not resemble the background.
 
     Masks are taken by ascending area (equal areas in the order given). ``new`` is what a mask
@@ -82,50 +82,36 @@ def cascade_filter(
         tau_f: product of mean features in [-1, 1].
 
     Returns:
-        (P, H, W) bool in the order of acceptance.
+        (P, H, W) bool in the order of acceptance, and how many masks left by the test that they
+        failed: ``tau_f``, ``tau_ioa``, or ``new`` for those that add nothing.
     """
     packed = pack(foreground)
     areas = np.array([mask.bit_count() for mask in packed])
     order = np.argsort(areas, kind="stable")
+    left = {"tau_f": 0, "new": 0, "tau_ioa": 0}
     if kind == "none" or not len(order):
-        return foreground[order]
+        return foreground[order], left
     assert background is not None
     if kind != "ioa":
         # this test depends on nothing kept before, and what it drops never joins the union
-        similarity = mean_similarities(unit, foreground, areas, mean_feature(unit, background))
+        # a mask's mean product is that of its patches' products, made once for all masks
+        products = mean_feature(unit, background) @ unit.flatten(1)
+        inside = _as_numbers(foreground.reshape(len(foreground), -1), unit)
+        similarity = (inside @ products).cpu().numpy() / areas
         order = order[similarity[order] < tau_f]
+        left["tau_f"] = len(areas) - len(order)
     (background_bits,) = pack(background[None])
     union, kept = 0, []
     for index in order:
         new = packed[index] & ~union
         if not new:
-            continue
-        if kind == "feature" or (new & background_bits).bit_count() / new.bit_count() < tau_ioa:
+            left["new"] += 1
+        elif kind == "feature" or (new & background_bits).bit_count() / new.bit_count() < tau_ioa:
             kept.append(index)
             union |= packed[index]
-    return foreground[kept]
-
-
-def mean_similarities(
-    unit: torch.Tensor, masks: np.ndarray, areas: np.ndarray, feature: torch.Tensor
-) -> np.ndarray:
-    """Multiply each mask's mean feature with a feature.
-
-    It is the mean, over the mask, of the patches' products, of which there is one set for all
-    masks: no mask's mean feature needs to be made.
-
-    Args:
-        unit: (C, H, W) normalised features.
-        masks: (M, H, W) bool, none empty.
-        areas: (M,) patches in each.
-        feature: (C,) float32.
-
-    Returns:
-        (M,) float64.
-    """
-    products = feature @ unit.flatten(1)
-    inside = _as_numbers(masks.reshape(len(masks), -1), unit)
-    return (inside @ products).cpu().numpy() / areas
+        else:
+            left["tau_ioa"] += 1
+    return foreground[kept], left
 
 
 def _as_numbers(masks: np.ndarray, like: torch.Tensor) -> torch.Tensor:

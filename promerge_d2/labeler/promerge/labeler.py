@@ -29,6 +29,7 @@ class Stages(GridMasks):
         candidates: (B, H, W) bool, background candidates.
         background: (H, W) bool, the vote.
         pruned: (P, H, W) bool after the cascade filter, in order of acceptance.
+        left: how many masks left there, by test.
         merged: (M, H, W) bool, final masks on the grid, by descending area.
     """
 
@@ -36,6 +37,7 @@ class Stages(GridMasks):
     candidates: np.ndarray | None = None
     background: np.ndarray | None = None
     pruned: np.ndarray | None = None
+    left: dict[str, int] | None = None
 
 
 def grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stages:
@@ -64,7 +66,7 @@ def grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stages:
         if stages.background.mean() < config.min_background or not stages.background.any():
             stages.reason = "small_background"
             return stages
-    stages.pruned = cascade_filter(
+    stages.pruned, stages.left = cascade_filter(
         unit,
         foreground,
         stages.background,

@@ -5,18 +5,20 @@ Shape letters: see ``view``; K prompts.
 
 from __future__ import annotations
 
-import collections
-
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from promerge_d2.labeler.promerge.filtering import mean_feature, mean_similarities
 from promerge_d2.labeler.promerge.prompting import covers_sides, prompt_grid, prompt_masks
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.visualization.stages.view import OPENING, REFINED, Caption, Panel, View, counted
 
 _TILES = 2  # prompts whose affinity is drawn, by row and by column
+_LEFT = {
+    "tau_f": "resemble the background (tau_f)",
+    "new": "add nothing to smaller ones",
+    "tau_ioa": "lie on the background (tau_ioa)",
+}
 _RED, _GREEN = "#eb2828", "#28c846"  # background candidates, foreground
 
 
@@ -107,7 +109,7 @@ def pruned(view: View, axes: Axes) -> Caption | None:
     if stages.pruned is None:
         return None
     view.show_masks(axes, stages.pruned)
-    left = "".join(f"; {count} {why}" for why, count in why_pruned(view).items() if count)
+    left = "".join(f"; {count} {_LEFT[test]}" for test, count in stages.left.items() if count)
     return Caption(
         f"{view.settings('background_filter', 'tau_f', 'tau_ioa')}: {len(stages.pruned)} of "
         f"{counted(stages.foreground, 'mask')} kept{left}",
@@ -161,40 +163,6 @@ def differing(between: np.ndarray, first: int, count: int) -> list[int]:
         nearest[chosen] = np.inf
         chosen.append(int(nearest.argmin()))
     return chosen
-
-
-def why_pruned(view: View) -> dict[str, int]:
-    """Count the foreground masks that left at the cascade filter, by the test that they failed.
-
-    See ``cascade_filter`` for the tests. These counts and that of the masks kept make all.
-    """
-    config, stages = view.config, view.stages
-    counts = {
-        "resemble the background (tau_f)": 0,
-        "add nothing to smaller ones": 0,
-        "lie on the background (tau_ioa)": 0,
-    }
-    like, repeat, upon = counts
-    if config.background_filter == "none":
-        return counts
-    areas = stages.foreground.sum(axis=(1, 2))
-    alike = np.zeros(len(areas), bool)
-    if config.background_filter != "ioa":
-        unit = l2_normalize(view.features)
-        feature = mean_feature(unit, stages.background)
-        alike = mean_similarities(unit, stages.foreground, areas, feature) >= config.tau_f
-    counts[like] = int(alike.sum())
-    kept = collections.deque(stages.pruned)  # by ascending area, as they are taken
-    union = np.zeros_like(stages.foreground[0])
-    order = np.argsort(areas, kind="stable")
-    for mask in stages.foreground[order[~alike[order]]]:
-        if kept and np.array_equal(mask, kept[0]):
-            union |= kept.popleft()
-        elif (mask & ~union).any():
-            counts[upon] += 1
-        else:
-            counts[repeat] += 1
-    return counts
 
 
 def _prompted(view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

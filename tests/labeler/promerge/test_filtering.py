@@ -6,7 +6,6 @@ from promerge_d2.labeler.promerge.filtering import (
     FILTERS,
     cascade_filter,
     mean_feature,
-    mean_similarities,
     pack,
     unpack,
 )
@@ -32,7 +31,7 @@ LOWER = ~BACKGROUND
 
 def keep(masks, background=BACKGROUND, unit=None, **settings):
     unit = scene(other=LOWER) if unit is None else unit
-    return cascade_filter(unit, np.stack(masks), background, **settings)
+    return cascade_filter(unit, np.stack(masks), background, **settings)[0]
 
 
 def test_mean_feature_is_not_normalised_again():
@@ -40,16 +39,6 @@ def test_mean_feature_is_not_normalised_again():
     unit = scene(other=LOWER)
     assert mean_feature(unit, mask).numpy() == pytest.approx([1 / 3, 2 / 3], abs=1e-6)
     assert mean_feature(unit, BACKGROUND).tolist() == [1, 0]
-
-
-def test_mean_similarities_are_products_of_means():
-    rng = np.random.default_rng(1)
-    unit = torch.from_numpy(rng.normal(size=(4, 5, 7)))
-    masks = rng.random((9, 5, 7)) < 0.4
-    feature = torch.from_numpy(rng.normal(size=4))
-    expected = [unit.numpy()[:, mask].mean(axis=1) @ feature.numpy() for mask in masks]
-    areas = masks.sum(axis=(1, 2))
-    assert mean_similarities(unit, masks, areas, feature) == pytest.approx(np.array(expected))
 
 
 def test_pack_orders_bits_alike():
@@ -122,6 +111,40 @@ def test_what_was_rejected_does_not_count_as_seen():
     assert as_bytes(keep([bad, good], kind="ioa")) == as_bytes([good])
 
 
+def test_reasons_counted_by_hand():
+    """Above, background (feature 1, 0) and below, an object (0, 1)."""
+    top = grid("####", "####", "....", "....")
+    unit = torch.zeros(2, 4, 4)
+    unit[0, :2], unit[1, 2:] = 1, 1
+    masks = [
+        grid("....", "....", "##..", "...."),  # kept
+        grid("....", "....", "##..", "...."),  # the same again
+        grid("##..", "....", "....", "...."),  # like the background
+        grid("...#", "...#", "...#", "...#"),  # half on it
+        grid("....", "....", "##.#", "..##"),  # kept
+    ]
+    kept, left = cascade_filter(unit, np.stack(masks), top, tau_ioa=0.5, tau_f=0.6)
+    assert as_bytes(kept) == as_bytes([masks[0], masks[4]])
+    assert left == {"tau_f": 1, "new": 1, "tau_ioa": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tests"),
+    [("cascade", "tau_f new tau_ioa"), ("ioa", "new tau_ioa"), ("feature", "tau_f new")],
+)
+def test_reasons_and_kept_ones_make_all(kind, tests):
+    rng, seen = np.random.default_rng(2), set()
+    for _ in range(20):
+        masks = rng.random((12, 6, 6)) < rng.random((12, 1, 1)) / 2 + 0.1
+        masks[:6, 3, 3] = True
+        masks[6:] = masks[:6]
+        unit = torch.from_numpy(rng.normal(size=(3, 6, 6)))
+        kept, left = cascade_filter(unit, masks, BACKGROUND, kind, 0.5, 0.1)
+        assert len(kept) + sum(left.values()) == len(masks)
+        seen |= {test for test, count in left.items() if count}
+    assert seen == set(tests.split())
+
+
 def test_order_of_acceptance_is_by_area():
     one = grid("......", "......", "......", "......", "......", "#.....")
     two = grid("......", "......", "......", "......", "......", "....##")
@@ -179,7 +202,7 @@ def test_kind_none_keeps_duplicates_and_asks_for_no_background():
 @pytest.mark.parametrize("kind", FILTERS)
 def test_no_masks(kind):
     nothing = np.zeros((0, 6, 6), bool)
-    assert cascade_filter(UNIT, nothing, BACKGROUND, kind).shape == (0, 6, 6)
+    assert cascade_filter(UNIT, nothing, BACKGROUND, kind)[0].shape == (0, 6, 6)
 
 
 @pytest.mark.parametrize("kind", FILTERS)
