@@ -32,9 +32,10 @@ from promerge_d2.pseudo_labels import parts_of
 from promerge_d2.utils.errors import EXIT_NOT_FINISHED, EXIT_OK, UserError
 from promerge_d2.utils.files import make_folder, read_json, sha256_of, write_json
 from promerge_d2.utils.image import load_image
-from promerge_d2.visualization.curves import plot_losses, read_losses
+from promerge_d2.visualization.figures import plot_losses, read_losses
 from promerge_d2.visualization.overlay import draw_records, save_png
-from promerge_d2.visualization.report import Gallery, Table, metrics_rows, write_report
+from promerge_d2.visualization.pages import write_page
+from promerge_d2.visualization.report import Gallery, Table, metrics_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = Path("runs/quickstart")  # from ROOT; configs/quickstart.yaml names the same folders
@@ -273,13 +274,14 @@ def report(metrics: dict, training: str, galleries: Sequence[Gallery]) -> None:
         f"({platform.machine()}, torch {torch.__version__}, no GPU used). Steps that took no time "
         "were up to date.",
     ]
-    write_report(
+    write_page(
         RUN / "report.html",
-        "promerge_d2 quickstart",
-        summary,
-        f"Weights: {BACKBONE}, {training}. These figures say that the pipeline works; they are no "
-        "result of an unsupervised method. Real work uses dino_vitb8.",
-        [
+        "report.html",
+        title="promerge_d2 quickstart",
+        summary=summary,
+        warning=f"Weights: {BACKBONE}, {training}. These figures say that the pipeline works; they "
+        "are no result of an unsupervised method. Real work uses dino_vitb8.",
+        tables=[
             Table(
                 "Pseudo-labels and detector",
                 ["data", "method", "kind", "AP", "AP50", "AP75", "AR100"],
@@ -299,8 +301,8 @@ def report(metrics: dict, training: str, galleries: Sequence[Gallery]) -> None:
                 stages,
             ),
         ],
-        [("Training losses", "pictures/losses.png")],
-        galleries,
+        figures=[("Training losses", "pictures/losses.png")],
+        galleries=galleries,
     )
 
 

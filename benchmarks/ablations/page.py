@@ -12,7 +12,8 @@ from benchmarks.ablations.results import Row, read_rows
 from benchmarks.ablations.sweep import FIGURES
 from benchmarks.report import table, write_blocks
 from promerge_d2.utils.files import make_folder, read_json
-from promerge_d2.visualization.report import Table, write_report
+from promerge_d2.visualization import pages
+from promerge_d2.visualization.report import Table
 
 BEST = 10  # rows shown of a longer table
 SHOWN = 20  # rows of a table that is shown whole
@@ -50,14 +51,18 @@ def write_page(folder: Path, changed: str) -> list[str]:
         figures.append((experiment.title, plot.name))
         if "description" in run:
             trainings[run["description"]] = None
-    write_report(
+    pages.write_page(
         folder / "index.html",
-        "Experiments",
-        [NOTE, "All rows are in the .csv files beside this page, their settings in the .json."],
-        "; ".join(trainings) or "Compared with other backbones on the same images only.",
-        tables,
-        figures,
-        [],
+        "report.html",
+        title="Experiments",
+        summary=[
+            NOTE,
+            "All rows are in the .csv files beside this page, their settings in the .json.",
+        ],
+        warning="; ".join(trainings) or "Compared with other backbones on the same images only.",
+        tables=tables,
+        figures=figures,
+        galleries=[],
     )
     return [name for name in EXPERIMENTS if (folder / f"{name}.csv").is_file()]
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
+from detectron2.data.datasets.coco import load_coco_json
 
+from promerge_d2.data.benchmarks import BENCHMARKS
 from promerge_d2.data.lazy import LazyCoco
 from promerge_d2.utils.errors import UserError
 
 CLASS_NAME = "object"
+PERCENTAGES = (1, 2, 5, 10, 20, 30, 40, 50, 60, 80)  # of COCO's labels (docs/recipe.md)
 
 
 def register_promerge_instances(
@@ -108,17 +111,9 @@ def check_datasets(names: list[str] | tuple[str, ...]) -> None:
         raise UserError("\n".join(problems))
 
 
-@dataclass(frozen=True)
-class Builtin:
-    """A data set under ``$DETECTRON2_DATASETS``."""
-
-    json_file: str
-    image_root: str
-    how: str
-
-
+# by name: the file and its image folder under $DETECTRON2_DATASETS, and what makes the file
 BUILTINS = {
-    "imagenet_promerge_train": Builtin(
+    "imagenet_promerge_train": (
         "imagenet/annotations/promerge_release_train.json",
         "imagenet/train",
         "get the ImageNet-1K training images from image-net.org into $DETECTRON2_DATASETS/"
@@ -127,7 +122,7 @@ BUILTINS = {
         "annotations/promerge_release_train.json",
     ),
     **{
-        f"imagenet_promerge_train_r{number}": Builtin(
+        f"imagenet_promerge_train_r{number}": (
             f"imagenet/annotations/promerge_train_r{number}.json",
             "imagenet/train",
             "self-training makes it (python tools/self_train.py --help, docs/recipe.md): link "
@@ -146,9 +141,35 @@ def datasets_root() -> Path:
 def register_builtins() -> None:
     """Register the data sets that the shipped configs name; nothing is read."""
     root = datasets_root()
-    for name, entry in BUILTINS.items():
-        register_promerge_instances(
-            name, root / entry.json_file, root / entry.image_root, entry.how
+    for name, (json_file, image_root, how) in BUILTINS.items():
+        register_promerge_instances(name, root / json_file, root / image_root, how)
+
+
+def register_benchmarks() -> None:
+    """Register the zero-shot benchmarks under ``$DETECTRON2_DATASETS``; nothing is read."""
+    for benchmark in BENCHMARKS.values():
+        found = benchmark.under(datasets_root())
+        register_promerge_instances(found.name, found.json_file, found.image_root, found.how)
+
+
+def register_semi_supervised() -> None:
+    """Register shares of COCO's labelled images, with its classes; nothing is read."""
+    root = datasets_root()
+    images = str(root / "coco/train2017")
+    for percentage in PERCENTAGES:
+        name = f"coco_semi_{percentage}perc"
+        file = str(root / f"coco/annotations/{percentage}perc_instances_train2017.json")
+        DatasetCatalog.register(
+            name, lambda file=file, name=name: load_coco_json(file, images, name)
+        )
+        MetadataCatalog.get(name).set(
+            json_file=file,
+            image_root=images,
+            evaluator_type="coco",
+            how="get COCO's train2017 from cocodataset.org and the shares of its labels from "
+            "dl.fbaipublicfiles.com/cutler/coco-smi/annotations.zip, or draw your own: "
+            f"python datasets/prepare_coco_semi.py --percentage {percentage}",
+            **_get_builtin_metadata("coco"),
         )
 
 

@@ -162,9 +162,6 @@ class MappedDraws(Dataset):
         self.dicts = dicts
         self.mapper = mapper
 
-    def __len__(self) -> int:
-        return len(self.dicts)
-
     def __getitem__(self, draw: Draw) -> dict | UserError:
         with seeded_generator(IMAGE, draw.seed, draw.iteration, draw.place):
             return ErrorReturning(self.mapper)(self.dicts[draw.index])

@@ -46,7 +46,7 @@ from promerge_d2.pseudo_labels.store import NotFinished, Store, locked
 from promerge_d2.utils.differences import differences
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import make_folder, read_json, write_json
-from promerge_d2.visualization.curves import plot_losses, read_losses
+from promerge_d2.visualization.figures import plot_losses, read_losses
 
 logger = logging.getLogger(__name__)
 

@@ -80,12 +80,6 @@ class FrozenViT(Backbone):
         """What image sides are padded to a multiple of, in pixels."""
         return self.stride
 
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Return the shape of the only map, ``tokens``."""
-        return {
-            "tokens": ShapeSpec(channels=self._out_feature_channels["tokens"], stride=self.stride)
-        }
-
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute the tokens of normalised images, or take them from the cache.

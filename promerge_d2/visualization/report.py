@@ -1,13 +1,9 @@
-"""A page that shows a run: figures, times, pictures."""
+"""What ``report.html``, a page that shows a run, is made of: tables, pictures."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from promerge_d2.visualization.pages import write_page
 
 METRICS = ("AP", "AP50", "AP75", "AR100")
 KINDS = {"segm": "mask", "bbox": "box"}
@@ -57,13 +53,6 @@ class Gallery:
     rows: Sequence[tuple[str, Sequence[str]]]
     note: str = ""
 
-    def __post_init__(self) -> None:
-        for name, files in self.rows:
-            if len(files) != len(self.captions):
-                raise ValueError(
-                    f"{name} has {len(files)} pictures for {len(self.captions)} captions"
-                )
-
 
 def metrics_rows(
     results: Mapping[str, Mapping[str, Mapping[str, float]]],
@@ -94,35 +83,3 @@ def as_markdown(tables: Sequence[Table]) -> str:
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         parts += [f"## {table.title}", "\n".join(lines), *([table.note] if table.note else [])]
     return "\n\n".join(parts) + "\n"
-
-
-def write_report(
-    path: str | os.PathLike,
-    title: str,
-    summary: Sequence[str],
-    warning: str,
-    tables: Sequence[Table],
-    figures: Sequence[tuple[str, str]],
-    galleries: Sequence[Gallery],
-) -> None:
-    """Write the page.
-
-    Args:
-        path: the ``.html`` file; pictures are named relative to its folder.
-        title: heading and window title.
-        summary: paragraphs at the top.
-        warning: what a reader must know before believing a figure, in a box of its own.
-        tables: figures.
-        figures: (caption, picture file) of plots.
-        galleries: pictures.
-    """
-    write_page(
-        Path(path),
-        "report.html",
-        title=title,
-        summary=summary,
-        warning=warning,
-        tables=tables,
-        figures=figures,
-        galleries=galleries,
-    )

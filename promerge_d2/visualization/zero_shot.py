@@ -21,7 +21,8 @@ from promerge_d2.utils.files import atomic_path, path_inside, write_json
 from promerge_d2.utils.image import ImageError, load_image
 from promerge_d2.visualization.figures import picture
 from promerge_d2.visualization.overlay import draw_boxes, draw_masks, save_png
-from promerge_d2.visualization.report import KINDS, Gallery, Table, as_markdown, write_report
+from promerge_d2.visualization.pages import write_page
+from promerge_d2.visualization.report import KINDS, Gallery, Table, as_markdown
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +51,15 @@ def write_all(folder: Path, scores: Sequence[Score], not_run: NotRun, pictures: 
         part.write_text(markdown, encoding="utf-8")
     runs = {s.run: f"{s.run} ({s.about})" if s.about else s.run for s in scores}
     galleries = [_gallery(folder, score, pictures) for score in scores]
-    write_report(
+    write_page(
         folder / "index.html",
-        "Zero-shot transfer",
-        [f"Runs: {', '.join(runs.values())}. Figures in per cent, all classes as one."],
-        _warning(scores),
-        tables,
-        [(group[0].data_set.title, _plot(folder, group)) for group in _by_data_set(scores)],
-        [gallery for gallery in galleries if gallery.rows],
+        "report.html",
+        title="Zero-shot transfer",
+        summary=[f"Runs: {', '.join(runs.values())}. Figures in per cent, all classes as one."],
+        warning=_warning(scores),
+        tables=tables,
+        figures=[(group[0].data_set.title, _plot(folder, group)) for group in _by_data_set(scores)],
+        galleries=[gallery for gallery in galleries if gallery.rows],
     )
     return markdown
 

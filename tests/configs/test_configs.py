@@ -8,9 +8,8 @@ from detectron2.config import get_cfg
 from promerge_d2 import add_promerge_config
 from promerge_d2.data import check_datasets
 from promerge_d2.data.benchmarks import BENCHMARKS
-from promerge_d2.data.datasets import BUILTINS
+from promerge_d2.data.datasets import BUILTINS, PERCENTAGES
 from promerge_d2.data.mapper import LabelChoice
-from promerge_d2.data.semi_supervised import PERCENTAGES
 from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.engine.setup import (
     check_classes,

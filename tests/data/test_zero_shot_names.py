@@ -6,8 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from promerge_d2.data.benchmarks import BENCHMARKS, PUBLISHED, SIX, published
-from promerge_d2.data.builtin import register_benchmarks
-from promerge_d2.data.datasets import check_datasets
+from promerge_d2.data.datasets import check_datasets, register_benchmarks
 from promerge_d2.utils.errors import UserError
 from tests.helpers import coco_json, square
 

@@ -39,19 +39,6 @@ def mean_field(image: np.ndarray, masks: np.ndarray, margin: int | None = None) 
     return infer_masks(image, masks, CRF_ITERATIONS, CRF_GAUSSIAN, CRF_BILATERAL, margin)
 
 
-def mean_field_near(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Infer the CRF near each mask only: half the time for many, mostly small masks.
-
-    Args:
-        image: (h, w, 3) uint8 RGB.
-        masks: (M, h, w) bool.
-
-    Returns:
-        (M, h, w) bool, where no mask has grown further than ``CRF_MARGIN``.
-    """
-    return mean_field(image, masks, CRF_MARGIN)
-
-
 def dense_crf(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Infer the CRF by the package that the releases use, pydensecrf: to the bit theirs.
 

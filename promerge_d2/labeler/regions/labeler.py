@@ -136,7 +136,7 @@ class RegionsLabeler(Labeler[RegionsConfig]):
     """
 
     name = "regions"
-    title = "Scored region"
+    title = "Regions"
     config_class = RegionsConfig
     reasons: ClassVar[dict[str, str]] = {
         "no_regions": "no region is of a size asked for; lower min_patches or raise max_share",

@@ -10,13 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from promerge_d2.visualization.stages import maskcut, promerge, regions
+from promerge_d2.visualization.stages import promerge, regions
 from promerge_d2.visualization.stages.view import COMMON, SIDE, Caption, Panel, View, counted
 
 PANELS: dict[str, tuple[Panel, ...]] = {
     "promerge": promerge.PANELS,
     "regions": regions.PANELS,
-    "maskcut": maskcut.PANELS,
 }
 """By the labeler's name, in the order of its work; any other labeler has ``COMMON``."""
 

@@ -10,6 +10,7 @@ panel's photograph in pixels.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.patheffects import withStroke
 from pycocotools import mask as mask_utils
 
-from promerge_d2.labeler import Labeler, LabelResult
+from promerge_d2.labeler import GridConfig, Labeler, LabelResult
 from promerge_d2.labeler.refine.resize import resize_mask, upsample
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.utils.errors import UserError
@@ -121,7 +122,9 @@ class View:
             tile.set_axis_off()
             alone = np.where(mask[..., None], self.photo, faint).astype(np.uint8)
             tile.imshow(alone, interpolation="antialiased", aspect="auto")
-            note(tile, 0.03, 0.03, text, transform=tile.transAxes, va="bottom")
+            rim = [withStroke(linewidth=2, foreground="black")]  # to be read on any ground
+            words_of_tile: dict[str, Any] = {"transform": tile.transAxes, "path_effects": rim}
+            tile.text(0.03, 0.03, text, color="white", fontsize=7, va="bottom", **words_of_tile)
 
     def masks(self, records: Sequence[dict]) -> list[np.ndarray]:
         """Decode the masks (h, w) bool of records, at the size of the panel."""
@@ -200,7 +203,12 @@ def grid_masks(view: View, axes: Axes) -> Caption | None:
     if masks is None:
         return None
     view.show_masks(axes, masks)
-    return Caption(counted(masks, "mask"), "The masks on the patch grid, before refinement.")
+    shared = {field.name for field in dataclasses.fields(GridConfig)}
+    own = [f.name for f in dataclasses.fields(view.config) if f.name not in shared]
+    return Caption(
+        f"{view.settings(*own)}: {counted(masks, 'mask')}",
+        "The masks on the patch grid, before refinement.",
+    )
 
 
 def refined(view: View, axes: Axes) -> Caption | None:
@@ -238,12 +246,6 @@ def score_range(records: Sequence[dict]) -> str:
 def counted(things: Sized, name: str) -> str:
     """Count things in words: ``1 mask``, ``2 masks``."""
     return f"{len(things)} {name}" + ("" if len(things) == 1 else "s")
-
-
-def note(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
-    """Write white words with a dark rim, to be read on any ground."""
-    rim = [withStroke(linewidth=2, foreground="black")]
-    axes.text(x, y, text, color="white", fontsize=7, path_effects=rim, **options)
 
 
 def pca_colors(features: np.ndarray) -> np.ndarray:

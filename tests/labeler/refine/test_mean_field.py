@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.labeler.refine.crf import (
     CRF_BILATERAL,
     CRF_GAUSSIAN,
     dense_crf,
     mean_field,
-    mean_field_near,
 )
 from promerge_d2.labeler.refine.lattice import PermutohedralLattice
 from promerge_d2.labeler.refine.mean_field import _boxes, _group, infer_masks
@@ -156,10 +156,10 @@ def test_near_masks_on_photographs(shared_data):
     assert files
     image = np.array(Image.open(files[0]).convert("RGB").resize((400, 400)))
     masks = np.kron(scene(50, 50, 5)[1], np.ones((1, 8, 8), bool)) > 0
-    near = mean_field_near(image, masks)
+    near = REFINERS["mean_field_near"](image, masks)
     assert iou(near, mean_field(image, masks)).mean() > 0.99
     order = [3, 0, 4]  # other masks beside them, and in another order
-    assert np.array_equal(mean_field_near(image, masks[order]), near[order])
+    assert np.array_equal(REFINERS["mean_field_near"](image, masks[order]), near[order])
 
 
 def test_boxes_by_hand():

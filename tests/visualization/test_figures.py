@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from promerge_d2.visualization.curves import plot_losses, read_losses
+from promerge_d2.visualization.figures import plot_losses, read_losses
 
 
 def write(file, *entries):
