@@ -56,7 +56,6 @@ class Benchmark:
         image_root: the folder that the file names in it start from, relative as well.
         prepare: the tool that makes ``json_file``, with its options.
         page: where the official files are.
-        box_only: whether there are no masks.
         images: how many images the whole set has, None where that is not known.
         official: a file that serves as it is where ``json_file`` is missing.
     """
@@ -67,7 +66,6 @@ class Benchmark:
     image_root: str
     prepare: str
     page: str
-    box_only: bool = False
     images: int | None = None
     official: str | None = None
 
@@ -124,7 +122,6 @@ BENCHMARKS = {
             "kitti",
             "prepare_kitti.py",
             "https://www.cvlibs.net/datasets/kitti/eval_object.php",
-            box_only=True,
             images=7481,
         ),
         Benchmark(
@@ -134,7 +131,6 @@ BENCHMARKS = {
             "objects365/val",
             "prepare_objects365.py",
             "https://www.objects365.org/download.html",
-            box_only=True,
         ),
         Benchmark(
             "cls_agnostic_sa1b",
@@ -151,7 +147,6 @@ BENCHMARKS = {
             "objects365/val",
             "prepare_objects365.py --patches all",
             "https://www.objects365.org/download.html",
-            box_only=True,
             images=80000,
         ),
         Benchmark(
@@ -170,7 +165,6 @@ BENCHMARKS = {
             "voc",
             "prepare_voc.py",
             "http://host.robots.ox.ac.uk/pascal/VOC/voc2007",
-            box_only=True,
             images=9963,
         ),
         Benchmark(
@@ -180,7 +174,6 @@ BENCHMARKS = {
             "openImages/validation",
             "prepare_openimages.py",
             "https://storage.googleapis.com/openimages/web/download_v7.html",
-            box_only=True,
         ),
         Benchmark(
             "cls_agnostic_uvo",
@@ -198,7 +191,6 @@ BENCHMARKS = {
                 style,
                 f"prepare_{style}.py",
                 _CLIPART,
-                box_only=True,
                 images=images,
             )
             for style, images in (("clipart", 1000), ("watercolor", 2000), ("comic", 2000))

@@ -76,9 +76,9 @@ def copy_paste(
             continue
         shape = small_mask[window]
         rows, columns = window
-        frame = masks[
-            :, rows.start + top : rows.stop + top, columns.start + left : columns.stop + left
-        ]
+        y = slice(rows.start + top, rows.stop + top)
+        x = slice(columns.start + left, columns.stop + left)
+        frame = masks[:, y, x]
         both = np.empty_like(shape)  # one array for all: making each anew takes most of the time
         hidden = [np.count_nonzero(np.logical_and(mask, shape, out=both)) for mask in frame[:count]]
         if any(
@@ -86,10 +86,7 @@ def copy_paste(
             for hinder, lost, area in zip(hinders, hidden, areas, strict=True)
         ):
             continue
-        pasted_pixels = pixels[
-            :, rows.start + top : rows.stop + top, columns.start + left : columns.stop + left
-        ]
-        np.copyto(pasted_pixels, small[:, rows, columns], where=shape)
+        np.copyto(pixels[:, y, x], small[:, rows, columns], where=shape)
         outside = ~shape
         for other in np.flatnonzero(hidden):
             frame[other] &= outside
@@ -137,9 +134,8 @@ def is_object(instances: Instances) -> torch.Tensor:
 class CopyPasteMapper:
     """A detectron2 mapper that pastes objects of another image of the data set.
 
-    It runs where the data loader runs, in its workers, and never takes an image as its own donor.
-    Donors have the orientation of the image where ``portrait`` is given, as those of the recipe do,
-    which come from a batch of one orientation: a portrait stretched to a landscape is distorted.
+    Donors have the orientation of the image where ``portrait`` is given, as those of the recipe do:
+    a portrait stretched to a landscape is distorted.
 
     Args:
         mapper: turns a dict into a training example (resized and flipped).

@@ -97,15 +97,15 @@ def check_datasets(names: list[str] | tuple[str, ...]) -> None:
             if path and not os.path.exists(path)
         ]
         if missing:
-            how = metadata.get("how") or "get them from where the data set is published"
-            if metadata.get("evaluator_type") == "class_agnostic" and not metadata.get("how"):
+            how = "get them from where the data set is published"
+            if metadata.get("evaluator_type") == "class_agnostic":
                 how = (
                     f"label images with: python tools/label_images.py --input "
                     f"{metadata.get('image_root')} --output {metadata.get('json_file')}"
                 )
             problems.append(
                 f"the data set {name!r} needs {' and '.join(missing)}, which "
-                f"{'is' if len(missing) == 1 else 'are'} not there; {how}"
+                f"{'is' if len(missing) == 1 else 'are'} not there; {metadata.get('how') or how}"
             )
     if problems:
         raise UserError("\n".join(problems))

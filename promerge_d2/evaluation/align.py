@@ -166,7 +166,12 @@ def _match_names(
             raise UserError(
                 f"{name}: the image {nameless[0]} has no file_name; add one, or use --match id"
             )
-        _refuse_same_names(images, name)
+        for same in _by_key(images, str).values():
+            if len(same) > 1:
+                raise UserError(
+                    f"{name}: the images with id {same[0].id!r} and id {same[1].id!r} have the "
+                    f"same file_name {same[0].file_name}; use --match id"
+                )
     by_path = {name_key(image.file_name or ""): image for image in truth}
     keys = {image.id: name_key(image.file_name or "") for image in predicted}
     found = {image_id: by_path[key] for image_id, key in keys.items() if key in by_path}
@@ -191,15 +196,6 @@ def _match_names(
                     "same relative paths on both sides, or --match id"
                 )
     return found
-
-
-def _refuse_same_names(images: list[ImageInfo], name: str) -> None:
-    for same in _by_key(images, str).values():
-        if len(same) > 1:
-            raise UserError(
-                f"{name}: the images with id {same[0].id!r} and id {same[1].id!r} have the same "
-                f"file_name {same[0].file_name}; use --match id"
-            )
 
 
 def _by_key(images: list[ImageInfo], key: Callable[[str], str]) -> dict[str, list[ImageInfo]]:

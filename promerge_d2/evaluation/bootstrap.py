@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from promerge_d2.evaluation.matches import Matches
+from promerge_d2.evaluation.matches import KINDS, Matches
 from promerge_d2.utils.errors import UserError
 
 LEVEL = 95  # per cent
@@ -87,12 +87,11 @@ def _estimate(value: float, sample: np.ndarray) -> Estimate:
 
 def format_bootstrap(results: dict[str, dict[str, tuple[Estimate, ...]]]) -> str:
     """Format estimates, by IoU type and metric, as a Markdown table with a row for each metric."""
-    kinds = {"bbox": "box", "segm": "mask"}
     width = max(len(row) for metrics in results.values() for row in metrics.values())
     head = ["", f"{LEVEL} % interval", "of the other", "difference"][: width + 1]
     rows = [head, ["---"] * len(head)]
     for iou_type, metrics in results.items():
-        rows += [[f"{kinds[iou_type]} {name}", *map(str, row)] for name, row in metrics.items()]
+        rows += [[f"{KINDS[iou_type]} {name}", *map(str, row)] for name, row in metrics.items()]
     sizes = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join(
         "| " + " | ".join(c.ljust(n) for c, n in zip(row, sizes, strict=True)) + " |"

@@ -54,11 +54,9 @@ def detection_records(
 
 
 class ClassAgnosticEvaluator(DatasetEvaluator):
-    """Score a detector on a data set as one class; AR is in the returned dict too.
+    """Score a detector on a data set as one class, as ``evaluate_class_agnostic`` does.
 
     Boxes are always scored, masks if the detector predicts them and the ground truth has them.
-    All images of the ground truth count, also those without predictions. The figures are those of
-    ``evaluate_class_agnostic``; its module says how ties are resolved.
     """
 
     def __init__(
@@ -106,17 +104,15 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
 
         Args:
             inputs: detectron2's dicts, of which ``image_id`` is used.
-            outputs: dicts with ``instances``: ``pred_boxes`` (XYXY, pixels of the original image),
-                ``scores``, ``pred_classes`` and maybe ``pred_masks`` ``(N, H, W)`` bool.
+            outputs: dicts with ``instances``, see ``detection_records``.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            records = detection_records(
+            self._detections += detection_records(
                 output["instances"],
                 record["image_id"],
                 masks=not self._ground_truth.box_only,
                 boxes_from_masks=self._boxes_from_masks,
             )
-            self._detections.extend(records)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Score what was processed.

@@ -32,6 +32,7 @@ METRICS = (
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
 )
 IOU_TYPES = ("bbox", "segm")
+KINDS = {"segm": "mask", "bbox": "box"}  # in tables
 BACKENDS = ("pycocotools", "hotcoco")
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -151,15 +152,8 @@ class Matches:
         return values
 
 
-@dataclass(frozen=True, slots=True)
-class _ImageMatches:
-    """One image's part of ``Matches``, its detections in the order of ``COCOeval``."""
-
-    image: int
-    score: np.ndarray  # (D,)
-    hit: np.ndarray  # (A, T, D)
-    ignored: np.ndarray  # (A, T, D)
-    objects: np.ndarray  # (A,)
+# of an image: its index, score (D,), hit and ignored (A, T, D), objects (A,)
+_ImageMatches = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def match_instances(
@@ -260,7 +254,7 @@ def _evaluate(
 
 def _compact(per_area: Sequence[dict[str, Any]]) -> _ImageMatches:
     first = per_area[0]
-    return _ImageMatches(
+    return (
         first["image_id"] - 1,
         np.array(first["dtScores"], np.float64),
         np.stack([np.asarray(match["dtMatches"]) > 0 for match in per_area]),
@@ -274,16 +268,17 @@ def _gather(
 ) -> Matches:
     shape = (_AREAS, len(THRESHOLDS))
     objects = np.zeros((_AREAS, len(image_ids)), np.int64)
-    for one in per_image:
-        objects[:, one.image] = one.objects
-    score = np.concatenate([np.zeros(0), *(one.score for one in per_image)])
+    for index, *_, counts in per_image:
+        objects[:, index] = counts
+    indices, scores, hits, ignores, _ = zip(*per_image, strict=True) if per_image else [()] * 5
+    score = np.concatenate([np.zeros(0), *scores])
     order = np.argsort(-score, kind="stable")
-    lengths = [len(one.score) for one in per_image]
-    image = np.repeat(np.array([one.image for one in per_image], np.int32), lengths)
+    lengths = [len(one) for one in scores]
+    image = np.repeat(np.array(indices, np.int32), lengths)
     rank = np.concatenate([np.zeros(0, np.int32), *(np.arange(n, dtype=np.int32) for n in lengths)])
     hit, ignored = (
         np.concatenate([np.zeros((*shape, 0), bool), *parts], axis=2)[:, :, order]
-        for parts in ([one.hit for one in per_image], [one.ignored for one in per_image])
+        for parts in (hits, ignores)
     )
     return Matches(
         image_ids, max_detections, image[order], rank[order], score[order], hit, ignored, objects

@@ -23,7 +23,7 @@ import numpy as np
 
 from promerge_d2.coco.ground_truth import GroundTruth
 from promerge_d2.evaluation.align import Predictions
-from promerge_d2.evaluation.matches import IOU_TYPES, Matches, match_instances
+from promerge_d2.evaluation.matches import IOU_TYPES, KINDS, Matches, match_instances
 from promerge_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -65,16 +65,7 @@ def evaluate_class_agnostic(
 def check_iou_types(
     ground_truth: GroundTruth, predictions: Predictions, iou_types: Sequence[str] | None = None
 ) -> Sequence[str]:
-    """Return the IoU types to score: those asked for, or as ``evaluate_class_agnostic`` says.
-
-    Args:
-        ground_truth: from ``read_ground_truth``.
-        predictions: from ``align_predictions`` with this ground truth.
-        iou_types: see ``evaluate_class_agnostic``.
-
-    Raises:
-        UserError: as ``evaluate_class_agnostic`` says.
-    """
+    """Return the IoU types to score; arguments and errors as of ``evaluate_class_agnostic``."""
     if iou_types is None:
         sides = (ground_truth.objects, predictions.instances)
         box_only = any(0 < len(side) == len(side.without_mask) for side in sides)
@@ -119,11 +110,10 @@ def flat_metrics(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def format_table(results: dict[str, dict[str, float]]) -> str:
     """Format results as an aligned Markdown table, one row for boxes and one for masks."""
-    kinds = {"bbox": "box", "segm": "mask"}
     names = list(next(iter(results.values())))
     rows = [["", *names], ["----", *["-----:"] * len(names)]]
     for iou_type, metrics in results.items():
-        rows.append([kinds[iou_type], *(f"{metrics[name]:.2f}" for name in names)])
+        rows.append([KINDS[iou_type], *(f"{metrics[name]:.2f}" for name in names)])
     return "\n".join(
         f"| {row[0]:<4} | " + " | ".join(f"{cell:>6}" for cell in row[1:]) + " |" for row in rows
     )

@@ -184,8 +184,6 @@ def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
 def check_cacheable(cfg: CfgNode) -> None:
     """Refuse a token cache for images that never come again.
 
-    Each image has an entry at every size of a list, and with flips another of its flipped copy.
-
     Raises:
         UserError: every key that makes training images others each time, named.
     """

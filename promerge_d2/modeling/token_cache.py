@@ -21,9 +21,6 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 class TokenCache:
     """One file an image, whole or not there; any number of processes can share the folder.
 
-    Hashing a 544-pixel square takes 3 to 9 ms a core, next to nothing beside a training step, and
-    so neither file names nor the order of the images matter.
-
     Args:
         folder: where the files are; made when the first is written.
         weights_sha256: of the network's weights, a part of the key.

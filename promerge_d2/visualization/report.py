@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from promerge_d2.evaluation.matches import KINDS
+
 METRICS = ("AP", "AP50", "AP75", "AR100")
-KINDS = {"segm": "mask", "bbox": "box"}
 
 
 @dataclass(frozen=True)

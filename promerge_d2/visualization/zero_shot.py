@@ -14,7 +14,7 @@ from pycocotools import mask as mask_api
 
 from promerge_d2.data.benchmarks import BENCHMARKS, PUBLISHED, PUBLISHED_SOURCE, SIX, published
 from promerge_d2.evaluation.bootstrap import LEVEL, Estimate
-from promerge_d2.evaluation.matches import RECALLS, THRESHOLDS
+from promerge_d2.evaluation.matches import KINDS, RECALLS, THRESHOLDS
 from promerge_d2.evaluation.metrics import PROTOCOL, flat_metrics
 from promerge_d2.evaluation.zero_shot import Score
 from promerge_d2.utils.files import atomic_path, path_inside, write_json
@@ -22,7 +22,7 @@ from promerge_d2.utils.image import ImageError, load_image
 from promerge_d2.visualization.figures import picture
 from promerge_d2.visualization.overlay import draw_boxes, draw_masks, save_png
 from promerge_d2.visualization.pages import write_page
-from promerge_d2.visualization.report import KINDS, Gallery, Table, as_markdown
+from promerge_d2.visualization.report import Gallery, Table, as_markdown
 
 logger = logging.getLogger(__name__)
 

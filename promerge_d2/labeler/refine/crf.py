@@ -42,9 +42,6 @@ def mean_field(image: np.ndarray, masks: np.ndarray, margin: int | None = None) 
 def dense_crf(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Infer the CRF by the package that the releases use, pydensecrf: to the bit theirs.
 
-    The lattice depends on the image alone: it is built once and serves all of its masks, which
-    changes no bit of the result.
-
     Args:
         image: (h, w, 3) uint8 RGB.
         masks: (M, h, w) bool.
