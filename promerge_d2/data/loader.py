@@ -10,9 +10,9 @@ the same global batch see the images of one.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +20,11 @@ import torch
 from detectron2.data import (
     DatasetCatalog,
     DatasetFromList,
-    build_detection_test_loader,
+    MapDataset,
     get_detection_dataset_dicts,
 )
 from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -114,39 +115,22 @@ class BatchStream(Sampler[list[Draw]]):
             yield from rng.permutation(self.size).tolist()
 
 
-@dataclass(frozen=True)
-class ErrorReturning:
-    """A mapper that returns a ``UserError`` instead of raising it.
+def map_or_error(mapper: Callable[[dict], dict], record: dict) -> dict | UserError:
+    """Map a dict, or return what is wrong with it, which ``ExampleLoader`` raises.
 
-    What a loader's process raises comes out amid its traceback; ``raise_errors`` raises it plainly.
+    Raised in a loader's process, it would come out amid a traceback.
 
     Args:
         mapper: turns a dict into an example.
+        record: the dict.
+
+    Returns:
+        The example, or the error.
     """
-
-    mapper: Callable[[dict], dict]
-
-    def __call__(self, record: dict) -> dict | UserError:
-        """Map a dict."""
-        try:
-            return self.mapper(record)
-        except UserError as error:
-            return error
-
-
-def raise_errors(batches: Iterable[list[dict | UserError]]) -> Iterator[list[dict]]:
-    """Hand on batches of examples, and raise what ``ErrorReturning`` put among them.
-
-    Raises:
-        UserError: the first of them.
-    """
-    for batch in batches:
-        examples = []
-        for example in batch:
-            if isinstance(example, UserError):
-                raise example
-            examples.append(example)
-        yield examples
+    try:
+        return mapper(record)
+    except UserError as error:
+        return error
 
 
 class MappedDraws(Dataset):
@@ -164,41 +148,30 @@ class MappedDraws(Dataset):
 
     def __getitem__(self, draw: Draw) -> dict | UserError:
         with seeded_generator(IMAGE, draw.seed, draw.iteration, draw.place):
-            return ErrorReturning(self.mapper)(self.dicts[draw.index])
+            return map_or_error(self.mapper, self.dicts[draw.index])
 
 
 class ExampleLoader(DataLoader):
+    """A loader that raises what was wrong with an example, see ``map_or_error``."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            for example in batch:
+                if isinstance(example, UserError):
+                    raise example
+            yield batch
+
+
+class TrainLoader(ExampleLoader):
     """A loader of ``MappedDraws``."""
 
     dataset: MappedDraws
     batch_sampler: BatchStream
 
-    def __iter__(self) -> Any:
-        return raise_errors(super().__iter__())
-
-
-class TestLoader:
-    """detectron2's loader of the images to evaluate on, all once.
-
-    Args:
-        loader: its mapper is an ``ErrorReturning``.
-    """
-
-    __test__ = False  # not pytest's
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[list[dict]]:
-        return raise_errors(self.loader)
-
 
 def build_test_loader(
     names: Sequence[str], mapper: Callable[[dict], dict], num_workers: int
-) -> TestLoader:
+) -> ExampleLoader:
     """Build the loader of data sets to evaluate on.
 
     Args:
@@ -210,8 +183,11 @@ def build_test_loader(
         A loader of lists of one example, of this process's part of the images.
     """
     dicts = get_detection_dataset_dicts(list(names), filter_empty=False)
-    return TestLoader(
-        build_detection_test_loader(dicts, mapper=ErrorReturning(mapper), num_workers=num_workers)
+    return ExampleLoader(
+        MapDataset(DatasetFromList(dicts, copy=False), functools.partial(map_or_error, mapper)),
+        sampler=InferenceSampler(len(dicts)),
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
     )
 
 
@@ -242,7 +218,7 @@ def training_images(
     return TrainingImages(DatasetFromList(kept, copy=False), np.frombuffer(portrait, bool))
 
 
-def build_loader(dataset: MappedDraws, stream: BatchStream, num_workers: int = 0) -> ExampleLoader:
+def build_loader(dataset: MappedDraws, stream: BatchStream, num_workers: int = 0) -> TrainLoader:
     """Map the batches of a stream.
 
     Args:
@@ -253,7 +229,7 @@ def build_loader(dataset: MappedDraws, stream: BatchStream, num_workers: int = 0
     Returns:
         A loader of lists of examples.
     """
-    return ExampleLoader(
+    return TrainLoader(
         dataset,
         batch_sampler=stream,
         num_workers=num_workers,

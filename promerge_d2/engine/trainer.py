@@ -22,7 +22,7 @@ from promerge_d2.data import CopyPasteMapper
 from promerge_d2.data.loader import (
     ExampleLoader,
     MappedDraws,
-    TestLoader,
+    TrainLoader,
     build_loader,
     build_test_loader,
     build_train_loader,
@@ -108,7 +108,7 @@ class ProMergeTrainer(DefaultTrainer):
         )
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestLoader:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> ExampleLoader:
         """Build the loader of a data set to evaluate on, with images read as they are labelled."""
         return build_test_loader(
             [dataset_name], LabelMapper(cfg, False), cfg.DATALOADER.NUM_WORKERS
@@ -235,7 +235,7 @@ class PreciseBN(hooks.PreciseBN):
         self,
         period: int,
         model: torch.nn.Module,
-        loader: ExampleLoader,
+        loader: TrainLoader,
         num_iter: int,
     ) -> None:
         stream = copy.copy(loader.batch_sampler)
