@@ -34,8 +34,7 @@ from promerge_d2.utils.files import make_folder, read_json, sha256_of, write_jso
 from promerge_d2.utils.image import load_image
 from promerge_d2.visualization.figures import plot_losses, read_losses
 from promerge_d2.visualization.overlay import draw_records, save_png
-from promerge_d2.visualization.pages import write_page
-from promerge_d2.visualization.report import Gallery, Table, metrics_rows
+from promerge_d2.visualization.pages import Gallery, Table, metrics_rows, write_page
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = Path("runs/quickstart")  # from ROOT; configs/quickstart.yaml names the same folders

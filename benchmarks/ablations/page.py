@@ -13,7 +13,7 @@ from benchmarks.ablations.sweep import FIGURES
 from benchmarks.report import table, write_blocks
 from promerge_d2.utils.files import make_folder, read_json
 from promerge_d2.visualization import pages
-from promerge_d2.visualization.report import Table
+from promerge_d2.visualization.pages import Table
 
 BEST = 10  # rows shown of a longer table
 SHOWN = 20  # rows of a table that is shown whole

@@ -95,7 +95,7 @@ def prepare(args: argparse.Namespace, name: str, read: Callable[[Path, str], Sou
             f"{output} exists and was not made by this tool (a ready-made file is used as it is); "
             "give --output another name, or --overwrite"
         )
-    source = read(args.root / benchmark.json_file.split("/")[0], benchmark.page)
+    source = read(args.root / benchmark.json_file.parts[0], benchmark.page)
     check_writable(output)
     image_root = args.root / benchmark.image_root
     summary = write_ground_truth(

@@ -45,28 +45,18 @@ class DataSet:
         return f"{' and '.join(lacking)} missing; {self.how}" if lacking else None
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """A public data set, as the papers score on it.
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(DataSet):
+    """A public data set, as the papers score on it; paths are under ``$DETECTRON2_DATASETS``.
 
     Attributes:
-        name: as registered, ``cls_agnostic_...``.
-        title: for tables.
-        json_file: the class-agnostic ground truth, relative to ``$DETECTRON2_DATASETS``.
-        image_root: the folder that the file names in it start from, relative as well.
         prepare: the tool that makes ``json_file``, with its options.
         page: where the official files are.
-        images: how many images the whole set has, None where that is not known.
         official: a file that serves as it is where ``json_file`` is missing.
     """
 
-    name: str
-    title: str
-    json_file: str
-    image_root: str
     prepare: str
     page: str
-    images: int | None = None
     official: str | None = None
 
     def under(self, root: Path) -> DataSet:
@@ -90,107 +80,107 @@ BENCHMARKS = {
         Benchmark(
             "cls_agnostic_coco",
             "COCO val2017",
-            "coco/annotations/coco_cls_agnostic_instances_val2017.json",
-            "coco/val2017",
-            "prepare_coco.py",
-            "https://cocodataset.org/#download",
+            Path("coco/annotations/coco_cls_agnostic_instances_val2017.json"),
+            Path("coco/val2017"),
+            prepare="prepare_coco.py",
+            page="https://cocodataset.org/#download",
             images=5000,
             official="coco/annotations/instances_val2017.json",
         ),
         Benchmark(
             "cls_agnostic_coco20k",
             "COCO20K",
-            "coco/annotations/coco20k_trainval_gt.json",
-            "coco/train2014",
-            "prepare_coco20k.py",
-            "https://cocodataset.org/#download",
+            Path("coco/annotations/coco20k_trainval_gt.json"),
+            Path("coco/train2014"),
+            prepare="prepare_coco20k.py",
+            page="https://cocodataset.org/#download",
             images=19817,
         ),
         Benchmark(
             "cls_agnostic_lvis",
             "LVIS",
-            "coco/annotations/lvis1.0_cocofied_val_cls_agnostic.json",
-            "coco",
-            "prepare_lvis.py",
-            "https://www.lvisdataset.org/dataset",
+            Path("coco/annotations/lvis1.0_cocofied_val_cls_agnostic.json"),
+            Path("coco"),
+            prepare="prepare_lvis.py",
+            page="https://www.lvisdataset.org/dataset",
             images=19809,
         ),
         Benchmark(
             "cls_agnostic_kitti",
             "KITTI",
-            "kitti/annotations/trainval_cls_agnostic.json",
-            "kitti",
-            "prepare_kitti.py",
-            "https://www.cvlibs.net/datasets/kitti/eval_object.php",
+            Path("kitti/annotations/trainval_cls_agnostic.json"),
+            Path("kitti"),
+            prepare="prepare_kitti.py",
+            page="https://www.cvlibs.net/datasets/kitti/eval_object.php",
             images=7481,
         ),
         Benchmark(
             "cls_agnostic_objects365_16-40",
             "Objects365",
-            "objects365/annotations/objects365_16-40.json",
-            "objects365/val",
-            "prepare_objects365.py",
-            "https://www.objects365.org/download.html",
+            Path("objects365/annotations/objects365_16-40.json"),
+            Path("objects365/val"),
+            prepare="prepare_objects365.py",
+            page="https://www.objects365.org/download.html",
         ),
         Benchmark(
             "cls_agnostic_sa1b",
             "SA-1B",
-            "sa1b/annotations/sa1b.json",
-            "sa1b",
-            "prepare_sa1b.py",
-            "https://ai.meta.com/datasets/segment-anything-downloads",
+            Path("sa1b/annotations/sa1b.json"),
+            Path("sa1b"),
+            prepare="prepare_sa1b.py",
+            page="https://ai.meta.com/datasets/segment-anything-downloads",
         ),
         Benchmark(
             "cls_agnostic_objects365",
             "Objects365 val",
-            "objects365/annotations/zhiyuan_objv2_val_cls_agnostic.json",
-            "objects365/val",
-            "prepare_objects365.py --patches all",
-            "https://www.objects365.org/download.html",
+            Path("objects365/annotations/zhiyuan_objv2_val_cls_agnostic.json"),
+            Path("objects365/val"),
+            prepare="prepare_objects365.py --patches all",
+            page="https://www.objects365.org/download.html",
             images=80000,
         ),
         Benchmark(
             "cls_agnostic_lvis_v0.5",
             "LVIS v0.5",
-            "coco/annotations/lvis0.5_cocofied_val_cls_agnostic.json",
-            "coco",
-            "prepare_lvis.py --version v0.5",
-            "https://www.lvisdataset.org/dataset",
+            Path("coco/annotations/lvis0.5_cocofied_val_cls_agnostic.json"),
+            Path("coco"),
+            prepare="prepare_lvis.py --version v0.5",
+            page="https://www.lvisdataset.org/dataset",
             images=5000,
         ),
         Benchmark(
             "cls_agnostic_voc",
             "VOC 2007",
-            "voc/annotations/trainvaltest_2007_cls_agnostic.json",
-            "voc",
-            "prepare_voc.py",
-            "http://host.robots.ox.ac.uk/pascal/VOC/voc2007",
+            Path("voc/annotations/trainvaltest_2007_cls_agnostic.json"),
+            Path("voc"),
+            prepare="prepare_voc.py",
+            page="http://host.robots.ox.ac.uk/pascal/VOC/voc2007",
             images=9963,
         ),
         Benchmark(
             "cls_agnostic_openimages",
             "OpenImages",
-            "openImages/annotations/openimages_val_cls_agnostic.json",
-            "openImages/validation",
-            "prepare_openimages.py",
-            "https://storage.googleapis.com/openimages/web/download_v7.html",
+            Path("openImages/annotations/openimages_val_cls_agnostic.json"),
+            Path("openImages/validation"),
+            prepare="prepare_openimages.py",
+            page="https://storage.googleapis.com/openimages/web/download_v7.html",
         ),
         Benchmark(
             "cls_agnostic_uvo",
             "UVO",
-            "uvo/annotations/val_sparse_cleaned_cls_agnostic.json",
-            "uvo/all_UVO_frames",
-            "prepare_uvo.py",
-            "https://sites.google.com/view/unidentified-video-object/dataset",
+            Path("uvo/annotations/val_sparse_cleaned_cls_agnostic.json"),
+            Path("uvo/all_UVO_frames"),
+            prepare="prepare_uvo.py",
+            page="https://sites.google.com/view/unidentified-video-object/dataset",
         ),
         *(
             Benchmark(
                 f"cls_agnostic_{style}",
                 style.capitalize(),
-                f"{style}/annotations/traintest_cls_agnostic.json",
-                style,
-                f"prepare_{style}.py",
-                _CLIPART,
+                Path(f"{style}/annotations/traintest_cls_agnostic.json"),
+                Path(style),
+                prepare=f"prepare_{style}.py",
+                page=_CLIPART,
                 images=images,
             )
             for style, images in (("clipart", 1000), ("watercolor", 2000), ("comic", 2000))

@@ -21,8 +21,7 @@ from promerge_d2.utils.files import atomic_path, path_inside, write_json
 from promerge_d2.utils.image import ImageError, load_image
 from promerge_d2.visualization.figures import picture
 from promerge_d2.visualization.overlay import draw_boxes, draw_masks, save_png
-from promerge_d2.visualization.pages import write_page
-from promerge_d2.visualization.report import Gallery, Table, as_markdown
+from promerge_d2.visualization.pages import Gallery, Table, as_markdown, write_page
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,6 @@
 from html.parser import HTMLParser
 
-from promerge_d2.visualization.pages import write_page
-from promerge_d2.visualization.report import Gallery, Table, metrics_rows
+from promerge_d2.visualization.pages import Gallery, Table, metrics_rows, write_page
 
 
 class Page(HTMLParser):
