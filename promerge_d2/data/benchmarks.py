@@ -72,8 +72,6 @@ class Benchmark(DataSet):
         return DataSet(self.name, self.title, json_file, image_root, how, self.images)
 
 
-_CLIPART = "https://naoto0804.github.io/cross_domain_detection"
-
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
@@ -180,7 +178,7 @@ BENCHMARKS = {
                 Path(f"{style}/annotations/traintest_cls_agnostic.json"),
                 Path(style),
                 prepare=f"prepare_{style}.py",
-                page=_CLIPART,
+                page="https://naoto0804.github.io/cross_domain_detection",
                 images=images,
             )
             for style, images in (("clipart", 1000), ("watercolor", 2000), ("comic", 2000))

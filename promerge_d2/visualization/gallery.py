@@ -68,7 +68,10 @@ def write_gallery(
     cards: list[dict[str, Any]] = []
     for number, image in enumerate(images):
         name = f"{number:05d}.jpg"
-        picture = _shrink(image.photograph)
+        scale = min(1, _SIDE / max(image.photograph.shape[:2]))
+        picture = cv2.resize(
+            image.photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
+        )
         with atomic_path(folder / name) as part:
             Image.fromarray(picture).save(part, "JPEG", quality=85)
         height, width = picture.shape[:2]
@@ -129,10 +132,3 @@ def _outlines(image: Labelled, height: int, width: int) -> list[dict[str, Any]]:
         words = "" if score is None else f", score {score:.3g}"
         paths.append({"rank": rank[index], "color": color, "path": path, "score": words})
     return paths
-
-
-def _shrink(picture: np.ndarray) -> np.ndarray:
-    """Make the longer side of a picture (h, w, 3) uint8 at most ``_SIDE`` pixels."""
-    scale = min(1, _SIDE / max(picture.shape[:2]))
-    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.uint8)
