@@ -19,7 +19,8 @@ class RegionsConfig(GridConfig):
             this quantile of all such products in the image.
         max_iou: of two masks that overlap by a higher IoU than this, the better one stays: on the
             grid, and again after refinement.
-        max_masks: the best regions are kept, at most so many.
+        max_masks: the best masks are kept, at most so many (on the grid a quarter more: some grow
+            into others when they are refined).
         min_fragment: fragments of a refined mask are dropped below this share of its largest one.
         tiles: more than 1: so many overlapping parts along each side go through the network as
             well, for small objects; with 2 it sees five pictures an image.

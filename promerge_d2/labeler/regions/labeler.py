@@ -30,6 +30,7 @@ from promerge_d2.labeler.regions.tiles import (
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.labeler.suppression import suppress
 
+SURPLUS = 1.25  # masks of the grid for each that is asked for: some grow into others
 SCORED_PER_MASK = 10  # candidates that are scored in full, for each mask that is asked for
 
 
@@ -78,13 +79,18 @@ def scored_regions(features: torch.Tensor, config: RegionsConfig) -> RegionStage
             placed[(slice(None), *window)] = upsample_smoothly(tile_masks, height, width)
             found.append((placed, tile_scores, tile_cues))
         masks, scores, cues = map(np.concatenate, zip(*found, strict=True))
-        kept = suppress(masks, scores, config.max_iou, config.max_masks)
+        kept = suppress(masks, scores, config.max_iou, _on_the_grid(config))
         masks, scores, cues = masks[kept], scores[kept], cues[kept]
     if len(masks):
         stages.merged, stages.scores, stages.cues = masks, scores, cues
     else:
         stages.reason = "no_scored_regions" if len(candidates.masks) else "no_regions"
     return stages
+
+
+def _on_the_grid(config: RegionsConfig) -> int:
+    """Masks to keep on the grid, so that ``config.max_masks`` are left after refinement."""
+    return int(SURPLUS * config.max_masks)
 
 
 def _candidates(features: torch.Tensor, config: RegionsConfig) -> Candidates:
@@ -103,7 +109,7 @@ def _best(
     """
     scored, cues = score_candidates(candidates, frame, SCORED_PER_MASK * config.max_masks)
     masks, scores = candidates.masks[scored], cues["score"]
-    kept = suppress(masks, scores, config.max_iou, config.max_masks)
+    kept = suppress(masks, scores, config.max_iou, _on_the_grid(config))
     kept = kept[scores[kept] > 0]
     return masks[kept], scores[kept], np.stack([cues[name][kept] for name in CUES], axis=1)
 
@@ -176,7 +182,7 @@ class RegionsLabeler(Labeler[RegionsConfig]):
             refined = drop_fragments(refined, config.min_fragment)
         # in the order given, on every other pixel: overlaps need no more
         alike = np.zeros(len(refined))
-        kept = suppress(refined[:, ::2, ::2], alike, config.max_iou, len(refined))
+        kept = suppress(refined[:, ::2, ::2], alike, config.max_iou, config.max_masks)
         return refined[kept], kept
 
     @classmethod

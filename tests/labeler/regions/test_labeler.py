@@ -113,3 +113,12 @@ def test_of_masks_that_grow_into_each_other_the_better_one_stays():
     assert refined[0].sum() == 80
     _, kept = refine(masks, grow, refine_min_iou=0.5, max_iou=1.0)
     assert kept.tolist() == [0, 1, 2]
+
+
+def test_a_quarter_more_on_the_grid_and_as_many_as_asked_for_in_the_end():
+    features = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 8, 14, 14))).float()
+    config = RegionsConfig(max_masks=8, refine="none")
+    masks = scored_regions(features, config).merged
+    assert len(masks) == 10
+    _, kept = RegionsLabeler.refine(np.zeros((112, 112, 3), np.uint8), masks, config)
+    assert kept.tolist() == list(range(8))

@@ -86,6 +86,15 @@ def test_agreement_looks_no_further_than_the_surroundings():
         assert agreement == pytest.approx((36 / alike) ** 3)
 
 
+def test_the_surroundings_are_round():
+    """Off a corner, three patches down and three across are near, four across are not."""
+    for across, alike in ((3, 37), (4, 36)):
+        features, square = scene()
+        features[:, 12 + 3, 14 + across] = (0, 1)
+        agreement = cues_of(features, square)["agreement"][0]
+        assert agreement == pytest.approx((36 / alike) ** 3)
+
+
 def test_agreement_is_the_mean_of_two_maps():
     features, square = scene()
     flat = np.ones_like(features) * np.float32(0.5**0.5)
