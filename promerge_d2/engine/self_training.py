@@ -333,10 +333,10 @@ def _predict(
     min_score: float,
     engine: Engine,
     shard: int = 0,
-    shards: int | None = None,
+    shards: int = 1,
 ) -> None:
-    """Detections of a shard of the images; by default this process's of those that run."""
-    if shards is None:
+    """Detect on a shard of the images; of several processes each takes its own part."""
+    if comm.get_world_size() > 1:
         shard, shards = comm.get_rank(), comm.get_world_size()
     detector = DetectorMaskGenerator(cfg, min_score)
     summary = label_images(

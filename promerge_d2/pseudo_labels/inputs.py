@@ -52,7 +52,7 @@ class ImageFile(NamedTuple):
 
     def under(self, root: Path) -> Path | TarImage:
         """Name what to open, see ``Job``."""
-        if self.tar is None:
+        if self.tar is None or self.offset is None or self.size is None:
             return root / self.name
         assert self.offset is not None
         assert self.size is not None

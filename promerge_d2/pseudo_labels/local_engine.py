@@ -10,16 +10,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
-import multiprocessing
 import os
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import CancelledError, Executor, Future, wait
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol
 
@@ -159,17 +157,14 @@ def label_jobs(
     ahead = 2 * workers
     if workers:
         _check_shared_memory(generator, 0 if whole else ahead + 3 * batch_size)
-    skip = multiprocessing.get_context("spawn").Event() if workers else None
-    with one_thread(), _executor(workers, generator if whole else None, skip) as executor:
+    # images that have been through the network here are postprocessed, whatever comes
+    never = threading.Event()
+    network, stopped = (generator, stop or never) if whole else (None, never)
+    with one_thread(), _executor(workers, network, stopped) as executor:
         if whole:
-            futures = _bounded((executor.submit(_label, job) for job in jobs), ahead)
+            yield from _bounded((executor.submit(_label, job) for job in jobs), ahead)
         else:
-            futures = _staged(jobs, generator, executor, batch_size, ahead)
-        for future in futures:
-            while not wait([future], 1).done:  # before more is started
-                if stop and skip and stop.is_set():
-                    skip.set()
-            yield future
+            yield from _staged(jobs, generator, executor, batch_size, ahead)
 
 
 def _staged(
@@ -267,24 +262,22 @@ class SynchronousExecutor(Executor):
         return future
 
 
-def _executor(workers: int, generator: MaskGenerator | None, skip: Event | None) -> Executor:
+def _executor(workers: int, generator: MaskGenerator | None, stop: threading.Event) -> Executor:
     """Start worker processes, with a network each if one is given."""
-    if skip is None:
+    if not workers:
         return SynchronousExecutor()
-    return Workers(workers, _start_worker, (generator, skip, os.getpid()), skip)
+    return Workers(workers, _start_worker, (generator, os.getpid()), stop)
 
 
 # a worker's own
 _generator: MaskGenerator
-_skip: Event
 _wait_for = getattr(signal, "sigtimedwait", lambda _, seconds: time.sleep(seconds))  # not on macOS
 
 
-def _start_worker(generator: MaskGenerator | None, skip: Event, parent: int) -> None:
-    global _generator, _skip
+def _start_worker(generator: MaskGenerator | None, parent: int) -> None:
+    global _generator
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     use_one_thread()
-    _skip = skip
     if generator is not None:
         _generator = generator
 
@@ -300,8 +293,6 @@ def _end_with(parent: int) -> None:
 
 def _label(job: Job) -> LabelResult:
     """All of the work, in a worker with a network."""
-    if _skip.is_set():
-        raise CancelledError
     processor = JobProcessor(_generator.processor)
     (output,) = _generator.start_forward([processor.preprocess(job)])()
     return processor.postprocess(output, job)

@@ -1,25 +1,33 @@
 """Worker processes, of which some may die.
 
-Workers die of too little memory, or of a crash in somebody's decoder. ``ProcessPoolExecutor`` then
-breaks with all that it has in hand. Here the jobs that it may have been at are tried again, each
-alone: the one at which a worker dies once more fails, and new workers go on with the others.
+Workers die of too little memory, or of a crash in somebody's decoder. Each worker has a pipe of its
+own to this process, so that its death is seen at once as the pipe's end, whatever it was doing, and
+it is known at which job it was. That job is tried again, alone; if it ends its worker once more, it
+has itself to blame. The others go on.
+
+Why no library's pool: of 150 jobs with results of 8 MB, two workers, one of them killed about every
+0.7 s, three seeds, pebble's ``ProcessPool`` lost 121, 148 and 121 ("All workers expired": its
+workers share a pipe, and one may die between two jobs). ``concurrent.futures``' pool, with the lost
+jobs tried again one by one, hung once, in the middle of a result whose writer was gone, and took
+54 and 44 s. This one took 5.8, 4.9 and 7.8 s (cores shared with other programs), and set one job
+aside, which chance had killed twice.
 """
 
 from __future__ import annotations
 
-import collections
-import functools
+import contextlib
 import logging
 import multiprocessing
+import queue
 import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
+from multiprocessing import resource_tracker
 from typing import Any
 
+from promerge_d2.pseudo_labels.worker_process import serve_calls
 from promerge_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -33,6 +41,9 @@ class WorkerDied(UserError):
     """Nobody but this job ends its worker process."""
 
 
+_starting = threading.Lock()  # weights move to shared memory when they are first sent
+
+
 @dataclass(eq=False)
 class _Job:
     function: Callable
@@ -40,168 +51,186 @@ class _Job:
     future: Future = field(default_factory=Future)
 
 
+class _Worker:
+    """A process and the pipe to it.
+
+    Raises:
+        EOFError, OSError: from any method, the process has died.
+    """
+
+    def __init__(self, initializer: Callable, arguments: tuple) -> None:
+        context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
+        self._pipe, pipe = context.Pipe()
+        self._process = context.Process(
+            target=serve_calls, args=(pipe, initializer, arguments), daemon=True
+        )
+        with _starting:
+            self._process.start()
+        pipe.close()  # the process has the only other end now
+
+    def wait_until_ready(self) -> None:
+        """Wait until the initializer has returned."""
+        self._pipe.recv()
+
+    def call(self, function: Callable, arguments: tuple) -> tuple[bool, Any]:
+        """Return whether the function returned, and what it returned or raised."""
+        self._pipe.send((function, arguments))
+        return self._pipe.recv()
+
+    def close(self) -> int:
+        """Wait for the process, which ends when its pipe does; return its exit code."""
+        self._pipe.close()
+        self._process.join()
+        return self._process.exitcode or 0
+
+
 class Workers(Executor):
     """Worker processes.
 
-    A job's future ends in ``WorkerDied`` where that job ends its worker, in ``BrokenExecutor``
-    where workers do not start or die again and again, in ``CancelledError`` after ``shutdown``.
+    A job's future ends in ``WorkerDied`` where it is the job that ends its worker, and in
+    ``BrokenExecutor`` where there can be no more workers: they do not start, or die again and
+    again. It ends in ``CancelledError`` if ``stop`` is set before the job begins.
 
     Args:
         count: processes.
         initializer: called in each process before its first job.
         arguments: of the initializer.
-        stop: when it is set, what a death has left is dropped.
+        stop: when it is set, no more jobs are begun.
     """
 
     def __init__(
-        self, count: int, initializer: Callable, arguments: tuple, stop: threading.Event | Event
+        self, count: int, initializer: Callable, arguments: tuple, stop: threading.Event
     ) -> None:
-        self._count = count
+        self._initializer = (initializer, arguments)
         self._stop = stop
-        self._initializer = functools.partial(initializer, *arguments)
-        self._lock = threading.RLock()  # of all that follows
-        self._lost: list[_Job] = []  # were in hand of processes that died
-        self._waiting: list[_Job] = []  # came while there was no pool
-        self._mender: threading.Thread | None = None
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._changed = threading.Condition()  # guards what follows
+        self._idle: list[_Worker] = []
+        self._busy = 0  # jobs in hand
+        self._alone = False  # a job has all to itself, or waits for it
         self._deaths = 0  # in a row
-        self._end: type[Exception] | None = None  # what jobs come to that come now
-        self._why = ""
-        self._pool, _ = self._start(count)
+        self._broken = ""  # why there can be no more workers
+        resource_tracker.ensure_running()  # it unblocks signals when it starts
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
 
-    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
-        """See ``Executor``."""
-        job = _Job(functools.partial(fn, **kwargs) if kwargs else fn, args)
-        with self._lock:
-            self._give(job)
+    def submit(self, function: Callable, /, *arguments: Any, **options: Any) -> Future:
+        """Have a function called in a worker, see ``Executor``; it takes no keywords."""
+        if options:
+            raise TypeError(f"a job takes no keywords: {', '.join(options)}")
+        job = _Job(function, arguments)
+        self._jobs.put(job)
         return job.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        """See ``Executor``; what is not begun after a death is dropped in any case."""
-        with self._lock:
-            self._end = self._end or CancelledError
-            mender = self._mender
-        if mender:
-            mender.join()
-        self._pool.shutdown(wait, cancel_futures=cancel_futures)
-
-    def _start(self, count: int) -> tuple[ProcessPoolExecutor, list[BaseProcess]]:
-        """A pool and its processes."""
-        context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
-        pool = ProcessPoolExecutor(count, context, self._initializer)
-        before = multiprocessing.active_children()
-        # what is blocked here stays blocked in the processes that start now
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, OURS)
-        try:
-            for _ in range(count):
-                pool.submit(int)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        return pool, [p for p in multiprocessing.active_children() if p not in before]
-
-    # The rest is called with the lock held, but for _settle, _mend, _ending and _try_alone.
-
-    def _give(self, job: _Job) -> None:
-        """Have a job done, or keep it until it can be."""
-        if self._end:
-            job.future.set_exception(self._end(self._why))
-        elif self._mender:
-            self._waiting.append(job)
-        else:
+        """End the workers after the jobs in hand, see ``Executor``; it always waits."""
+        while cancel_futures:
             try:
-                given = self._pool.submit(job.function, *job.arguments)
-            except BrokenExecutor:
-                self._lose(job)
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is not None:
+                job.future.cancel()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+        for worker in self._idle:
+            worker.close()
+        self._idle.clear()
+
+    def _serve(self) -> None:
+        """Do jobs, one after the other; there are as many of these threads as workers."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, OURS)  # processes that it starts inherit that
+        while (job := self._jobs.get()) is not None:
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            try:
+                returned, value = self._do(job)
+            except Exception as error:  # noqa: BLE001 - raised again where the result is taken
+                returned, value = False, error
+            if returned:
+                job.future.set_result(value)
             else:
-                given.add_done_callback(functools.partial(self._settle, job))
+                job.future.set_exception(value)
 
-    def _lose(self, job: _Job) -> None:
-        if self._end:
-            self._give(job)
-            return
-        self._lost.append(job)
-        if not self._mender:
-            self._mender = threading.Thread(target=self._mend, name="mender")
-            self._mender.start()
+    def _do(self, job: _Job) -> tuple[bool, Any]:
+        """Do a job, if need be twice.
 
-    def _settle(self, job: _Job, given: Future) -> None:
-        """Take over what became of a job in a pool."""
-        error = CancelledError() if given.cancelled() else given.exception()
-        if isinstance(error, BrokenExecutor):
-            with self._lock:
-                self._lose(job)
-        elif error is not None:
-            job.future.set_exception(error)
-        else:
-            self._deaths = 0
-            job.future.set_result(given.result())
+        Raises:
+            WorkerDied, BrokenExecutor, CancelledError: see the class.
+        """
+        exit_code = 0
+        for alone in (False, True):
+            with self._turn(alone):
+                worker = self._take_worker()
+                try:
+                    outcome = worker.call(job.function, job.arguments)
+                except (EOFError, OSError):
+                    exit_code = worker.close()
+                except Exception:
+                    self._idle.append(worker)  # arguments or a result that cannot be pickled
+                    raise
+                else:
+                    self._idle.append(worker)
+                    self._deaths = 0
+                    return outcome
+            if not alone:
+                logger.warning("a worker process died at a job; it is tried again, alone")
+        with self._changed:
+            self._deaths += 1
+            if self._deaths >= IN_A_ROW:
+                self._broken = f"{IN_A_ROW} images in a row ended their worker process"
+        raise WorkerDied(_explain_death(exit_code))
 
-    def _mend(self) -> None:
-        """Find out who ended the pool, then go on with a new one."""
-        self._pool.shutdown()  # all that it had in hand is lost now, oldest first
-        with self._lock:
-            # jobs are taken in turn, so the youngest were not begun
-            suspects, self._waiting = self._lost[: self._count], self._lost[self._count :]
-            self._lost = []
-        logger.warning(
-            "a worker process died; the %d images that it may have been at are tried one by one",
-            len(suspects),
-        )
+    @contextlib.contextmanager
+    def _turn(self, alone: bool) -> Iterator[None]:
+        """Wait until a job may be done; alone, until no other is in hand and no worker is left."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            if alone:
+                self._alone = True
+                self._changed.wait_for(lambda: not self._busy)
+                while self._idle:
+                    self._idle.pop().close()  # they hold memory
+            self._busy += 1
         try:
-            self._try_alone(collections.deque(suspects))
-            if not self._ending():
-                self._pool, _ = self._start(self._count)
-        except Exception as error:  # noqa: BLE001 - raised again where results are taken
-            self._end, self._why = BrokenExecutor, str(error) or type(error).__name__
-        with self._lock:
-            self._mender = None
-            waiting, self._waiting = self._waiting, []
-            for job in suspects + waiting:
-                if not job.future.done():
-                    self._give(job)
+            yield
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._alone = self._alone and not alone
+                self._changed.notify_all()
 
-    def _ending(self) -> bool:
-        if not self._end and self._stop.is_set():
-            self._end = CancelledError
-        return self._end is not None
-
-    def _try_alone(self, suspects: collections.deque[_Job]) -> None:
-        """Do jobs one at a time, while there is no end in sight.
+    def _take_worker(self) -> _Worker:
+        """Take an idle worker, or start one.
 
         Raises:
             BrokenExecutor: there can be no more workers.
+            CancelledError: ``stop`` is set.
         """
-        pool = None
-        while suspects and not self._ending():
-            if pool is None:
-                pool, processes = self._start(1)
-                used = False
-                try:
-                    pool.submit(int).result()
-                except BrokenExecutor as error:
-                    raise BrokenExecutor("they die before their first image") from error
-            job = suspects[0]
-            given = pool.submit(job.function, *job.arguments)
-            if isinstance(given.exception(), BrokenExecutor):
-                pool.shutdown()
-                pool = None
-                if used:  # what came before may have left too little memory: once more
-                    continue
-                self._deaths += 1
-                job.future.set_exception(WorkerDied(_why_it_died(processes[0].exitcode)))
-            else:
-                self._settle(job, given)
-                used = True
-            suspects.popleft()
-            if self._deaths == IN_A_ROW:
-                raise BrokenExecutor(f"{IN_A_ROW} images in a row ended their worker process")
-        if pool is not None:
-            pool.shutdown()
+        if self._stop.is_set():
+            raise CancelledError
+        if self._broken:
+            raise BrokenExecutor(self._broken)
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
+        for _ in range(2):
+            worker = _Worker(*self._initializer)
+            try:
+                worker.wait_until_ready()
+                return worker
+            except (EOFError, OSError):
+                worker.close()
+        self._broken = "they die before their first image"
+        raise BrokenExecutor(self._broken)
 
 
-def _why_it_died(code: int | None) -> str:
-    """What a process's exit code tells."""
+def _explain_death(code: int) -> str:
+    """Explain what a process's exit code says."""
     how = f"exit code {code}"
-    if code is not None and code < 0:
+    if code < 0:
         how = f"signal {-code} ({signal.strsignal(-code)})"
         how += ": out of memory?" if -code == signal.SIGKILL else ""
     return (

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from promerge_d2.coco.records import mask_record
 from promerge_d2.pseudo_labels.importing import import_labels
 from promerge_d2.utils.errors import UserError
 from tests.helpers import coco_json, run_tool, square
+from tests.pseudo_labels.helpers import in_a_fork, wait_until
 
 
 @pytest.fixture
@@ -155,6 +158,21 @@ def test_an_image_that_contradicts_itself_is_refused(tmp_path, output):
     source = coco_json(tmp_path / "s.json", [("a.jpg", 8, 10, masks)])
     with pytest.raises(UserError, match=r"annotations\[1\] .*8 x 10"):
         import_labels(source, output)
+
+
+def test_killed_in_the_middle_it_leaves_nothing_and_ends_the_same(tmp_path, output):
+    masks = [square(60, 80, n, n, n + 9, n + 9) for n in range(40)]
+    images = [(f"{n}.jpg", 60, 80, masks) for n in range(100)]
+    source = coco_json(tmp_path / "source.json", images)
+    import_labels(source, tmp_path / "whole.json")
+    process = in_a_fork(lambda: import_labels(source, output))
+    ended = wait_until(lambda: list(tmp_path.glob(".ours.json.*")), process)
+    assert not ended
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert not output.exists()
+    import_labels(source, output)
+    assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
 def test_the_tool(tmp_path, output, monkeypatch, capsys):

@@ -1,7 +1,9 @@
 """Processes that die for real."""
 
 import logging
+import multiprocessing
 import os
+import random
 import signal
 import threading
 import time
@@ -11,12 +13,13 @@ import pytest
 
 from promerge_d2.pseudo_labels import workers
 from promerge_d2.pseudo_labels.workers import WorkerDied, Workers
-from tests.pseudo_labels.dying import begin_once, die_once, sleep
+from tests.pseudo_labels.dying import begin_once, die_once, large, not_picklable, serve_calls, sleep
 
 
 @pytest.fixture
-def executor():
+def executor(monkeypatch):
     """``executor(count)`` with workers that begin by ``initializer()``."""
+    monkeypatch.setattr(workers, "serve_calls", serve_calls)
     started = []
 
     def start(count, initializer=int, arguments=()):
@@ -30,7 +33,10 @@ def executor():
 
 
 def outcome(future):
-    error = future.exception(timeout=60)
+    try:
+        error = future.exception(timeout=60)
+    except CancelledError as cancelled:
+        error = cancelled
     return future.result() if error is None else type(error)
 
 
@@ -47,7 +53,7 @@ def test_only_the_culprits_fail(executor, caplog):
         "(Killed): out of memory?; --retry-failed tries it again"
     )
     assert "in hand, exit code 5; --retry" in str(futures[4].exception())
-    assert "a worker process died; the 2 images that it may have been at" in caplog.text
+    assert "a worker process died at a job; it is tried again, alone" in caplog.text
     assert outcome(pool.submit(abs, -8)) == 8
 
 
@@ -77,15 +83,51 @@ def test_workers_that_cannot_begin(executor, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["shut down", "stopped"])
-def test_after_the_end_no_suspect_is_begun(executor, how):
+def test_after_the_end_no_job_is_begun(executor, how, caplog):
     pool = executor(2)
-    futures = [pool.submit(os._exit, 5), *(pool.submit(sleep, 0.1, n) for n in range(6))]
-    while not pool._mender:
+    futures = [pool.submit(os._exit, 5), *(pool.submit(sleep, 0.3, n) for n in range(6))]
+    while "a worker process died" not in caplog.text:
         time.sleep(0.01)
     if how == "stopped":
         executor.stop.set()
     else:
         pool.shutdown(cancel_futures=True)
+    assert all(isinstance(outcome(future), int | type) for future in futures)
     assert outcome(futures[6]) == CancelledError
-    assert all(future.done() for future in futures)
-    assert outcome(pool.submit(abs, -1)) == CancelledError
+    if how == "stopped":
+        assert outcome(pool.submit(abs, -1)) == CancelledError
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_result_holds_nobody_up(executor):
+    """Its results are larger than a pipe; workers are killed at any moment."""
+    pool = executor(2)
+    futures = [pool.submit(large, 8_000_000) for _ in range(40)]
+    chance = random.Random(0)
+    for _ in range(4):
+        time.sleep(chance.uniform(0.2, 0.8))
+        if found := multiprocessing.active_children():
+            os.kill(chance.choice(found).pid, signal.SIGKILL)
+    found = [outcome(future) for future in futures]
+    assert {len(each) if isinstance(each, bytes) else each for each in found} <= {
+        8_000_000,
+        WorkerDied,  # killed twice by chance
+    }
+    assert sum(isinstance(each, bytes) for each in found) >= 38
+
+
+def test_what_cannot_be_pickled_is_the_jobs_fault(executor):
+    pool = executor(1)
+    assert issubclass(outcome(pool.submit(abs, lambda: 0)), Exception)
+    assert issubclass(outcome(pool.submit(not_picklable)), Exception)
+    failed = pool.submit(int, "x")
+    assert outcome(failed) is ValueError
+    assert "serve_calls" in str(failed.exception().__cause__)  # where it was raised
+    assert outcome(pool.submit(abs, -1)) == 1
+
+
+def test_workers_end_with_the_executor(executor):
+    pool = executor(2)
+    assert [outcome(pool.submit(abs, n)) for n in (-1, -2)] == [1, 2]
+    assert multiprocessing.active_children()
+    pool.shutdown()
+    assert not multiprocessing.active_children()
