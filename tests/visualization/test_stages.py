@@ -17,6 +17,7 @@ from promerge_d2.labeler import (
     RegionsLabeler,
 )
 from promerge_d2.labeler.refine import REFINERS
+from promerge_d2.labeler.regions.scoring import CUES
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.visualization.figures import save_figure
 from promerge_d2.visualization.stages import DPI, PANELS, View, draw_sheet, view_stages
@@ -267,15 +268,15 @@ def test_prompts_are_marked_by_what_became_of_them():
 
 
 def test_best_regions_say_what_cost_them_most():
-    """Each of nine tiles has its score and a cue whose value is no less than the score."""
+    """Each of nine tiles has its region's score and the lowest of the region's cues."""
     view = view_of(ONE, regions())
+    stages = view.stages
     assert "regions kept, scores from 0." in panels_of(view)["Best regions"].found
-    said = re.findall(
-        r"(0\.\d\d)\n(contrast|agreement|background|border|size) (0\.\d\d)", written(view)
-    )
-    assert len(said) == min(9, len(view.stages.merged)) > 3
-    for (score, _, cue), expected in zip(said, view.stages.scores, strict=False):
-        assert score == f"{expected:.2f}" <= cue
+    said = re.findall(rf"(0\.\d\d)\n({'|'.join(CUES)}) (0\.\d\d)", written(view))
+    assert len(said) == min(9, len(stages.merged)) > 3
+    for (score, name, cue), expected, cues in zip(said, stages.scores, stages.cues, strict=False):
+        assert score == f"{expected:.2f}"
+        assert cue == f"{min(cues):.2f}" == f"{cues[CUES.index(name)]:.2f}"
 
 
 def test_many_masks_are_not_all_drawn_over_each_other(monkeypatch):
