@@ -9,7 +9,6 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
-from detectron2.data.datasets.coco import load_coco_json
 
 from promerge_d2.data.benchmarks import BENCHMARKS
 from promerge_d2.data.lazy import LazyCoco
@@ -156,12 +155,12 @@ def register_semi_supervised() -> None:
     """Register shares of COCO's labelled images, with its classes; nothing is read."""
     root = datasets_root()
     images = str(root / "coco/train2017")
+    coco = _get_builtin_metadata("coco")
+    classes = coco["thing_dataset_id_to_contiguous_id"]
     for percentage in PERCENTAGES:
         name = f"coco_semi_{percentage}perc"
         file = str(root / f"coco/annotations/{percentage}perc_instances_train2017.json")
-        DatasetCatalog.register(
-            name, lambda file=file, name=name: load_coco_json(file, images, name)
-        )
+        DatasetCatalog.register(name, lambda file=file: LazyCoco(file, images, classes))
         MetadataCatalog.get(name).set(
             json_file=file,
             image_root=images,
@@ -169,7 +168,7 @@ def register_semi_supervised() -> None:
             how="get COCO's train2017 from cocodataset.org and the shares of its labels from "
             "dl.fbaipublicfiles.com/cutler/coco-smi/annotations.zip, or draw your own: "
             f"python datasets/prepare_coco_semi.py --percentage {percentage}",
-            **_get_builtin_metadata("coco"),
+            **coco,
         )
 
 

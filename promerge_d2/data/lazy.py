@@ -15,25 +15,32 @@ from detectron2.structures import BoxMode
 
 from promerge_d2.coco.index import CocoIndex, Spans, Stamp, read_image
 from promerge_d2.coco.read import why_useless
-from promerge_d2.coco.records import Instance, locate
+from promerge_d2.coco.records import Instance, RecordError, locate
 
 
 class LazyCoco(Sequence["LazyItem"]):
-    """The images of a COCO file, sorted by id, every object of class 0.
+    """The images of a COCO file, sorted by id.
 
     Args:
         json_file: the COCO JSON; it must stay as it is while the list is in use.
         image_root: where the images are.
+        classes: a detector's class by ``category_id``; None makes every object class 0.
 
     Raises:
         UserError: the file is missing or broken.
         RecordError: a record is refused; the message names it.
     """
 
-    def __init__(self, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
+    def __init__(
+        self,
+        json_file: str | os.PathLike,
+        image_root: str | os.PathLike,
+        classes: Mapping[Any, int] | None = None,
+    ) -> None:
         self._index = CocoIndex(json_file)
         self._index.tally.log(self._index.path)
         self._image_root = str(image_root)
+        self._classes = classes
 
     def __len__(self) -> int:
         return len(self._index)
@@ -50,7 +57,8 @@ class LazyCoco(Sequence["LazyItem"]):
     def source(self, place: int) -> tuple:
         """Return what ``read_item`` takes for the image at a place."""
         index = self._index
-        return index.path, index.stamp, self._image_root, index.spans(place), index.box_only
+        spans = index.spans(place)
+        return index.path, index.stamp, self._image_root, spans, index.box_only, self._classes
 
 
 class LazyItem(Mapping):
@@ -78,7 +86,14 @@ class LazyItem(Mapping):
         return read_item(*self._list.source(self._place))
 
 
-def read_item(json_file: str, stamp: Stamp, image_root: str, spans: Spans, box_only: bool) -> dict:
+def read_item(
+    json_file: str,
+    stamp: Stamp,
+    image_root: str,
+    spans: Spans,
+    box_only: bool,
+    classes: Mapping[Any, int] | None = None,
+) -> dict:
     """Read an image's dict.
 
     Args:
@@ -87,6 +102,7 @@ def read_item(json_file: str, stamp: Stamp, image_root: str, spans: Spans, box_o
         image_root: where the images are.
         spans: of the image, see ``CocoIndex``.
         box_only: whether no object of the file has a mask.
+        classes: see ``LazyCoco``.
 
     Returns:
         detectron2's standard dict; annotations have ``score`` where the file has it. Crowds keep
@@ -95,6 +111,7 @@ def read_item(json_file: str, stamp: Stamp, image_root: str, spans: Spans, box_o
 
     Raises:
         UserError: the file has changed.
+        RecordError: an object's category is none of ``classes``.
     """
     image, objects = read_image(json_file, stamp, spans)
     return {
@@ -102,16 +119,24 @@ def read_item(json_file: str, stamp: Stamp, image_root: str, spans: Spans, box_o
         "height": image.height,
         "width": image.width,
         "image_id": image.id,
-        "annotations": [_annotation(item) for item in objects if not why_useless(item, box_only)],
+        "annotations": [
+            _annotation(item, classes) for item in objects if not why_useless(item, box_only)
+        ],
     }
 
 
-def _annotation(item: Instance) -> dict:
+def _annotation(item: Instance, classes: Mapping[Any, int] | None) -> dict:
     """Return detectron2's form of an object."""
+    category = item.where.record.get("category_id")
+    own_class = 0 if classes is None else classes.get(category)
+    if own_class is None:
+        raise RecordError(
+            "unknown categories", f"{item.where}: category_id {category!r} is none of the data set"
+        )
     annotation = {
         "iscrowd": int(item.crowd),
         "bbox": list(item.box),
-        "category_id": 0,
+        "category_id": own_class,
         "bbox_mode": BoxMode.XYWH_ABS,
     }
     if item.where.record.get("score") is not None:

@@ -50,6 +50,28 @@ def labels(tmp_path):
     return path
 
 
+def test_classes_by_category(labels, tmp_path):
+    """The categories of the file become a detector's classes; one that is none is refused."""
+    content = json.loads(labels.read_text())
+    content["categories"] = [{"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["category_id"] = (1, 90)[number % 2]
+    labels.write_text(json.dumps(content))
+    theirs = load_coco_json(str(labels), str(tmp_path), "classes_by_category")  # sets the metadata
+    classes = MetadataCatalog.get("classes_by_category").thing_dataset_id_to_contiguous_id
+    found = [
+        a["category_id"]
+        for item in LazyCoco(labels, tmp_path, classes)
+        for a in item["annotations"]
+    ]
+    assert found == [a["category_id"] for item in theirs for a in item["annotations"]]
+    assert set(found) == {0, 1}
+    items = pickle.loads(pickle.dumps(list(LazyCoco(labels, tmp_path, classes))))
+    assert [a["category_id"] for item in items for a in item["annotations"]] == found
+    with pytest.raises(UserError, match=r"category_id 90"):
+        list(map(dict, LazyCoco(labels, tmp_path, {1: 0})))
+
+
 def test_items_are_those_of_detectron2(labels, tmp_path):
     theirs = load_coco_json(str(labels), str(tmp_path), None, ["score"])
     for record in theirs:
