@@ -198,6 +198,20 @@ def test_a_share_of_all_predictions_by_rank(combine, share, min_score, kept):
     assert sorted((a["score"] for a in content["annotations"]), reverse=True) == kept
 
 
+def test_a_score_at_the_limit_counts_among_the_share(combine):
+    """Of three at 0.5 or more half are two; without the one at 0.5 half would be one."""
+    predictions = {"a": [scored(row(4 * n, 4 * n + 3), s) for n, s in enumerate((0.9, 0.8, 0.5))]}
+    content = combine({}, predictions, share=0.5, min_score=0.5)
+    assert [a["score"] for a in content["annotations"]] == [0.9, 0.8]
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(0.8, [0.9, 0.8]), (0.81, [0.9])])
+def test_a_score_at_the_limit_is_kept(combine, limit, kept):
+    predictions = {"a": [scored(row(4 * n, 4 * n + 3), s) for n, s in enumerate((0.9, 0.8))]}
+    content = combine({}, predictions, min_score=limit)
+    assert [a["score"] for a in content["annotations"]] == kept
+
+
 def test_ties_at_the_rank_are_kept_all(combine):
     predictions = {name: [scored(row(0, 4), 0.5)] for name in "abc"}
     assert len(combine({}, predictions, share=0.1, min_score=0.0)["annotations"]) == 3
