@@ -11,7 +11,8 @@ import logging
 import os
 import pickle
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 import yaml
@@ -29,6 +30,12 @@ logger = logging.getLogger(__name__)
 CPU_LINE = (
     "MODEL.DEVICE cpu MODEL.RESNETS.NORM BN MODEL.FPN.NORM BN SOLVER.AMP.ENABLED False "
     "SOLVER.IMS_PER_BATCH 2"
+)
+
+# what torch, fvcore and detectron2 raise where settings, or a file and a model, do not go together
+CLASHES = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
 )
 
 
@@ -281,8 +288,7 @@ def check_weights(cfg: CfgNode, eval_only: bool) -> None:
         raise UserError(f"MODEL.WEIGHTS {weights} does not exist{hint}")
 
 
-@contextlib.contextmanager
-def reading_checkpoint(file: str) -> Iterator[None]:
+def reading_checkpoint(file: str) -> AbstractContextManager[None]:
     """Turn what torch and fvcore say of a checkpoint that is cut, gone or another's into one line.
 
     Args:
@@ -291,23 +297,18 @@ def reading_checkpoint(file: str) -> Iterator[None]:
     Raises:
         UserError: from whatever else was raised.
     """
-    try:
-        yield
-    except UserError:
-        raise
-    except (
-        *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
-        *(OSError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError),
-    ) as error:
+
+    def describe(error: Exception) -> str:
         others = sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(file)), "*.pth")))
         names = [os.path.basename(other) for other in others if other != file]
         hint = f"; beside it are {', '.join(names)}" if names else ""
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"cannot use the checkpoint {file}: {reason}{hint}") from error
+        return f"cannot use the checkpoint {file}: {reason}{hint}"
+
+    return _in_one_line(describe, EOFError, ImportError, OSError, pickle.UnpicklingError, *CLASHES)
 
 
-@contextlib.contextmanager
-def building(part: str) -> Iterator[None]:
+def building(part: str) -> AbstractContextManager[None]:
     """Turn what detectron2 and torch say of settings that clash into one line.
 
     They check a configuration with assertions and look-ups of all kinds where they build from it.
@@ -318,20 +319,25 @@ def building(part: str) -> Iterator[None]:
     Raises:
         UserError: from whatever else was raised.
     """
+
+    def describe(error: Exception) -> str:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {str(error) or where.line}"
+        place = f"{os.path.basename(where.filename)}, line {where.lineno}"
+        return f"{part} cannot be built as configured: {reason} ({place})"
+
+    return _in_one_line(describe, *CLASHES)
+
+
+@contextlib.contextmanager
+def _in_one_line(describe: Callable[[Exception], str], *kinds: type[Exception]) -> Iterator[None]:
+    """Raise errors of these kinds as a ``UserError`` with the text that ``describe`` gives."""
     try:
         yield
     except UserError:
         raise
-    except (
-        *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError),
-        *(TypeError, ValueError),
-    ) as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {str(error) or where.line}"
-        raise UserError(
-            f"{part} cannot be built as configured: {reason} "
-            f"({os.path.basename(where.filename)}, line {where.lineno})"
-        ) from error
+    except kinds as error:
+        raise UserError(describe(error)) from error
 
 
 def _unknown_key(key: str, keys: list[str]) -> UserError:
