@@ -119,7 +119,7 @@ def maskcut_masks(
 class MaskCutLabeler(Labeler[MaskCutConfig]):
     """Training-free instance masks by iterated normalised cuts, to compare ProMerge with.
 
-    Example:
+    For example:
 
         labeler = MaskCutLabeler.from_preset(backbone="dino_vitb8", masks=3)
         for record in labeler("street.jpg"):

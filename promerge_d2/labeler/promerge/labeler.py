@@ -85,7 +85,7 @@ def grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stages:
 class ProMergeLabeler(Labeler[ProMergeConfig]):
     """Training-free instance masks by prompting and merging patch features.
 
-    Example:
+    For example:
 
         labeler = ProMergeLabeler.from_preset("release", backbone="dino_vitb8")
         for record in labeler("street.jpg"):

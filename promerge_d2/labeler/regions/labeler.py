@@ -132,7 +132,7 @@ def _best_of_tile(
 class RegionsLabeler(Labeler[RegionsConfig]):
     """Training-free instance masks: the regions of merge trees, of all scales, scored (our own).
 
-    Example:
+    For example:
 
         labeler = RegionsLabeler.from_preset("best", backbone="dino_vitb8")
         for record in labeler("street.jpg"):
