@@ -26,10 +26,10 @@ from promerge_d2.coco.table import InstanceTable
 from promerge_d2.evaluation.align import Predictions
 from promerge_d2.utils.errors import UserError
 
-# in the order of COCOeval's stats
 METRICS = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    *("AP", "AP50", "AP75", "APs", "APm", "APl"),  # in the order of COCOeval's stats
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
+    "P5",  # precision of the five best of each image at IoU 0.5 (our own)
 )
 IOU_TYPES = ("bbox", "segm")
 KINDS = {"segm": "mask", "bbox": "box"}  # in tables
@@ -90,6 +90,7 @@ class Matches:
         columns = [curves[0], curves[0][:, 0], curves[0][:, 5], *curves[1:]]
         columns += [self.recall(0, count, weights) for count in (1, 10, _DETECTIONS)]
         columns += [self.recall(area, _DETECTIONS, weights) for area in (1, 2, 3)]
+        columns.append(self.precision_of_best(5, weights))
         if len(self.metrics) > len(METRICS):
             columns.append(self.recall(0, self.max_detections, weights))
         means = [values.reshape(len(weights), -1).mean(axis=1) for values in columns]
@@ -104,6 +105,19 @@ class Matches:
         objects = (weights @ self.objects[area])[:, None]
         nothing = np.full((len(weights), len(hits)), np.nan)
         return np.divide(weights @ hits.T, objects, out=nothing, where=objects > 0)
+
+    def precision_of_best(self, count: int, weights: np.ndarray) -> np.ndarray:
+        """Return the share of hits at IoU 0.5 among each image's ``count`` best: (B,).
+
+        Detections that count neither as right nor as wrong are left out; NaN without any, or
+        without objects.
+        """
+        counted = ~self.ignored[0, 0] & (self.rank < count)
+        length = len(self.image_ids)
+        hits = weights @ np.bincount(self.image[counted & self.hit[0, 0]], minlength=length)
+        total = weights @ np.bincount(self.image[counted], minlength=length)
+        some = (total > 0) & (weights @ self.objects[0] > 0)
+        return np.divide(hits, total, out=np.full(len(weights), np.nan), where=some)
 
     def precision(self, area: int, weights: np.ndarray) -> np.ndarray:
         """Return interpolated precision at the recall points: (B, T, R), NaN without objects."""

@@ -67,7 +67,16 @@ def plain_pycocotools(truth, guesses, iou_type):
         engine.evaluate()
         engine.accumulate()
         engine.summarize()
-    return {
+    figures = {
         name: value * 100 if value >= 0 else -1
-        for name, value in zip(METRICS, engine.stats.tolist(), strict=True)
+        for name, value in zip(METRICS[:12], engine.stats.tolist(), strict=True)
     }
+    judged = [
+        match["dtMatches"][0, place] > 0
+        for match in engine.evalImgs
+        if match is not None and match["aRng"] == engine.params.areaRng[0]
+        for place in range(min(5, len(match["dtIds"])))
+        if not match["dtIgnore"][0, place]
+    ]
+    some = judged and any(not record["iscrowd"] for record in truth["annotations"])
+    return {**figures, "P5": float(sum(judged) / len(judged)) * 100 if some else -1}

@@ -161,7 +161,7 @@ def test_equal_to_detectron2s_evaluator(case, seed, tmp_path):
     for iou_type in ("bbox", "segm"):
         ours = _ours(truth, given, iou_type)
         expected = [value * 100 if value >= 0 else -1 for value in evaluator.stats[iou_type]]
-        assert list(ours.values()) == expected
+        assert list(ours.values())[:12] == expected
         assert 0 < ours["AP"] < 100
         for metric in METRICS[:6]:
             value = ours[metric] if ours[metric] != -1 else float("nan")

@@ -215,6 +215,22 @@ def test_equal_to_pycocotools_on_real_ground_truth(score, shared_data):
     assert score(truth, guesses) == {"bbox": expected}
 
 
+def test_precision_of_the_five_best_by_hand(coco, score):
+    """Of seven predictions of one image and one of another, six count: two are hits."""
+    truth = coco([(1, 0, 0, 40, 40), (1, 60, 0, 40, 40), (2, 0, 0, 40, 40)], (1, 2))
+    found = [
+        (1, 0, 0, 40, 40, {"score": 0.9}),
+        (1, 0, 0, 40, 38, {"score": 0.8}),
+        *((1, 60, 50, 40, 40, {"score": 0.7}),) * 3,
+    ]
+    late = [
+        (1, 60, 0, 40, 40, {"score": 0.2}),
+        (1, 60, 0, 40, 40, {"score": 0.1}),
+    ]  # hits, but places 6 and 7
+    figures = score(truth, coco([*found, *late, (2, 0, 0, 40, 30, {"score": 0.1})], (1, 2)))
+    assert figures["bbox"]["P5"] == pytest.approx(100 * 2 / 6)
+
+
 def test_nothing_is_printed(coco, score, capsys):
     score(coco([(1, *MEDIUM)]), coco([(1, *MEDIUM)]))
     assert capsys.readouterr().out == ""
@@ -231,7 +247,7 @@ def test_table_and_flat_keys():
     flat = flat_metrics(results)
     assert flat["segm.AR100"] == 100
     assert flat["bbox.AP50"] == 1
-    assert len(flat) == 24
+    assert len(flat) == 2 * len(METRICS)
 
 
 def test_core_imports_without_detectron2():

@@ -53,7 +53,8 @@ def test_table_and_json(run, files, tmp_path):
     assert scores["segm.APs"] == -1
     counts = {key: scores[key] for key in ("images", "ground_truth_objects", "predictions")}
     assert counts == {"images": 3, "ground_truth_objects": 2, "predictions": 2}
-    assert len(scores) == 24 + 4
+    assert len(scores) == 26 + 4
+    assert scores["segm.P5"] == 50
     assert "max detections 100" in scores["protocol"]
     assert "| box  |  50.50 |" in done.stdout
     assert "| mask |  50.50 |" in done.stdout
