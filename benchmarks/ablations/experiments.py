@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.ablations import plots
+from benchmarks.ablations import ceilings, plots
 from benchmarks.ablations.painted import CASES, SEED, paint_case
 from benchmarks.ablations.results import Results, Row
-from benchmarks.ablations.sweep import LabelledImages, Point, sweep
+from benchmarks.ablations.sweep import LabelledImages, Point, keep_features, sweep
 from promerge_d2.features import BACKBONES, Backbone
 from promerge_d2.features.weights import WeightsError, cached_path, find_weights
 from promerge_d2.labeler import Labeler
 from promerge_d2.labeler.promerge.filtering import FILTERS
 from promerge_d2.pseudo_labels import choose_workers
+from promerge_d2.utils.errors import UserError
 
 STRIDES = tuple(range(2, 13))
 TAU_B = tuple(f"{value / 20:.2f}" for value in range(17))  # 0 to 0.8 by 0.05
@@ -169,6 +170,18 @@ def run_background(name: str, setup: Setup) -> None:
         setup.sweep(results, [Point({"case": case})], labeler, images)
 
 
+def run_candidates(name: str, setup: Setup) -> None:
+    """Measure what each stage of ``regions`` could have at best."""
+    labeler, images = setup.make(), setup.labelled
+    if images.iou_type != "segm":
+        raise UserError(f"{name} needs ground truth with masks, and this has boxes only")
+    results = setup.results(name, labeler.describe(setup.preset), images.describe())
+    if not results.has({"stage": ceilings.LAST}):
+        count = choose_workers(len(images.files)) if setup.workers is None else setup.workers
+        with keep_features(labeler, images, setup.cache, count, name) as kept:
+            ceilings.fill(results, labeler, images, kept)
+
+
 def offline_backbones() -> list[str]:
     """Name the backbones whose weights are on this machine."""
 
@@ -223,6 +236,12 @@ EXPERIMENTS = {
         "Backbones",
         run_backbones,
         partial(plots.named_bars, column="backbone", panels=(*QUALITY, ("empty",))),
+    ),
+    "candidates": Experiment(
+        "Ceilings: how well objects are covered by what each stage hands on",
+        run_candidates,
+        partial(plots.named_bars, column="stage", panels=(("AR",), ("ARs", "ARm", "ARl"))),
+        labeler="regions",
     ),
     "background": Experiment(
         "Background: painted scenes that try the rule of the edge",

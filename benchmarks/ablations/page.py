@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ablations import ceilings
 from benchmarks.ablations.experiments import EXPERIMENTS
 from benchmarks.ablations.results import Row, read_rows
 from benchmarks.ablations.sweep import FIGURES
@@ -109,7 +110,7 @@ def _cells(name: str, rows: list[Row]) -> tuple[list[str], list[list[str]], str]
 
 def _short(column: str, cell: str) -> str:
     """Write a figure as a table shows it."""
-    if column not in FIGURES or not cell:
+    if column not in (*FIGURES, *ceilings.FIGURES) or not cell:
         return cell or "–"
     return f"{float(cell):.{3 if column == 'seconds' else 2 if column in ('AP', 'masks') else 1}f}"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from benchmarks.measure import fresh_processes, spread
 from promerge_d2.coco.ground_truth import GroundTruth, read_ground_truth
 from promerge_d2.coco.predictions import parse_predictions
 from promerge_d2.evaluation import align_predictions, check_iou_types, match_instances, metrics_of
-from promerge_d2.labeler import GridConfig, Labeler, LabelResult
+from promerge_d2.labeler import GridConfig, ImageFeatures, Labeler, LabelResult
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import sha256_of
 from promerge_d2.utils.progress import progress
@@ -139,33 +139,64 @@ def sweep(
     configs = [override(labeler.config, point.settings) for point in missing]
     if not missing:
         return
+    with keep_features(labeler, images, cache_folder, workers, results.file.stem) as kept:
+        for point, config in zip(missing, configs, strict=True):
+            found = kept.map(str(point), partial(_label, kept.cache, type(labeler), config))
+            results.add({**point.columns, **score_point(images, found)})
+
+
+@dataclass(frozen=True)
+class KeptFeatures:
+    """Images whose features are kept on disk, and the processes that work on them.
+
+    Attributes:
+        cache: holds them.
+        keys: of the images, in their order.
+        map_all: ``map``, or that of a pool.
+        name: of the experiment, for the bar.
+    """
+
+    cache: Cache
+    keys: Sequence[str]
+    map_all: Any
+    name: str
+
+    def map(self, row: str, work: Callable[..., Any], *more: Iterable) -> list[Any]:
+        """Call ``work`` with each image's key and what ``more`` has for it, for a row's sake."""
+        done = self.map_all(work, self.keys, *more)
+        bar = progress(done, total=len(self.keys), unit="image", desc=f"{self.name}: {row}")
+        return list(bar)
+
+
+@contextmanager
+def keep_features(
+    labeler: Labeler, images: LabelledImages, cache_folder: Path, workers: int, name: str
+) -> Iterator[KeptFeatures]:
+    """Compute the features of images that are not on disk yet; give them and their processes.
+
+    Args:
+        labeler: whose network.
+        images: what to label.
+        cache_folder: see ``sweep``.
+        workers: see ``sweep``.
+        name: of the experiment, for the bar.
+
+    Yields:
+        The images' keys, and a ``map`` over the processes.
+    """
     cache = Cache.of(labeler.extractor, cache_folder)
     theirs = workers > 0 and labeler.extractor.device.type == "cpu"  # each has a network
-    with (
-        progress(total=(1 + len(missing)) * len(images.files), unit="image") as bar,
-        ExitStack() as stack,
-    ):
+    with ExitStack() as stack:
         map_all: Any = map
         if workers:
             given = labeler if theirs else None
             pool = stack.enter_context(fresh_processes(workers, _keep_labeler, given))
             map_all = pool.map
         stack.enter_context(one_thread())
-        bar.set_description(f"{results.file.stem}: features")
         extract = partial(_extract, cache, None if theirs else labeler)
-        keys = []
-        for key in (map_all if theirs else map)(extract, images.files):
-            keys.append(key)
-            bar.update()
-        for point, config in zip(missing, configs, strict=True):
-            bar.set_description(f"{results.file.stem}: {point}")
-            found = []
-            for result in map_all(partial(_label, cache, type(labeler), config), keys):
-                found.append(result)
-                bar.update()
-            row = {**point.columns, **score_point(images, found)}
-            results.add(row)
-            bar.set_postfix(AP=row["AP"], AR100=row["AR100"])
+        keys = (map_all if theirs else map)(extract, images.files)
+        bar = progress(keys, total=len(images.files), unit="image", desc=f"{name}: features")
+        yield KeptFeatures(cache, list(bar), map_all, name)
 
 
 def override(config: GridConfig, settings: dict[str, str]) -> GridConfig:
@@ -242,8 +273,18 @@ def _extract(cache: Cache, labeler: Labeler | None, file: Path) -> str:
 
 def _label(cache: Cache, kind: type[Labeler], config: GridConfig, key: str) -> LabelResult:
     """Do all that comes after the features."""
+    prepared = load_features(cache, key)
+    with cache.refined_once(key, config.refine) as refiner:
+        return kind.postprocess(prepared, config, refiner)
+
+
+def load_features(cache: Cache, key: str) -> ImageFeatures:
+    """Read an image after the network.
+
+    Raises:
+        UserError: it is gone.
+    """
     prepared = cache.load(key)
     if prepared is None:
         raise UserError(f"{cache.features_file(key)} went while it was in use; start again")
-    with cache.refined_once(key, config.refine) as refiner:
-        return kind.postprocess(prepared, config, refiner)
+    return prepared
