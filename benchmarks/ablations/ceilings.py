@@ -42,18 +42,18 @@ Coverage = dict[str, tuple[int, np.ndarray]]
 
 
 def fill(
-    results: Results, labeler: RegionsLabeler, images: LabelledImages, kept: KeptFeatures
+    results: Results, config: RegionsConfig, images: LabelledImages, kept: KeptFeatures
 ) -> None:
     """Add a row for each stage.
 
     Args:
         results: of the experiment.
-        labeler: with its settings.
+        config: of the labeler.
         images: with masks in their ground truth.
         kept: their features.
     """
     objects = list(objects_by_image(images.truth))
-    work = partial(_cover, kept.cache, labeler.config)
+    work = partial(_cover, kept.cache, config)
     found = [stages for stages in kept.map("coverage", work, objects) if stages]
     areas = np.array([o.area for one in objects for o in one])
     for stage in found[0] if found else ():
@@ -106,7 +106,7 @@ def coverage_by_stage(
     return found
 
 
-def _shares(rle: dict, height: int, width: int) -> np.ndarray:
+def _shares(rle: dict | None, height: int, width: int) -> np.ndarray:
     """Return which share of each patch (N,) float32 a mask covers."""
     mask = mask_api.decode(rle).astype(np.float32)
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA).ravel()

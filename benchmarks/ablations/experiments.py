@@ -179,7 +179,7 @@ def run_candidates(name: str, setup: Setup) -> None:
     if not results.has({"stage": ceilings.LAST}):
         count = choose_workers(len(images.files)) if setup.workers is None else setup.workers
         with keep_features(labeler, images, setup.cache, count, name) as kept:
-            ceilings.fill(results, labeler, images, kept)
+            ceilings.fill(results, labeler.config, images, kept)
 
 
 def offline_backbones() -> list[str]:
