@@ -71,6 +71,8 @@ def write_page(folder: Path, changed: str) -> list[str]:
 def write_markdown(folder: Path, names: Sequence[str], file: Path) -> None:
     """Write experiments into the blocks of a Markdown file; plots go to ``images`` beside it.
 
+    A table of more than ``BEST`` rows is left to its plot and to the folder's CSV.
+
     Args:
         folder: of ``write_page``.
         names: of experiments; a block has the name of one, see ``write_blocks``.
@@ -82,9 +84,13 @@ def write_markdown(folder: Path, names: Sequence[str], file: Path) -> None:
     blocks = {}
     for name in names:
         run = read_json(folder / f"{name}.json", "record of an experiment")
-        head, body, cut = _cells(name, read_rows(folder / f"{name}.csv"))
-        plot = f"![{EXPERIMENTS[name].title}](images/{_plot(name)})"
-        blocks[name] = "\n\n".join((f"{_made_with(run)} {cut}".strip(), table(head, body), plot))
+        rows = read_rows(folder / f"{name}.csv")
+        head, body, _ = _cells(name, rows)
+        parts = [_made_with(run)]
+        if len(rows) <= BEST:
+            parts.append(table(head, body))
+        parts.append(f"![{EXPERIMENTS[name].title}](images/{_plot(name)})")
+        blocks[name] = "\n\n".join(parts)
     for name in write_blocks(file, blocks):
         images = make_folder(file.parent / "images")
         shutil.copyfile(folder / f"{name}.png", images / _plot(name))

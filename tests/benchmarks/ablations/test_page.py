@@ -28,20 +28,35 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_of_a_long_table_the_best_different_rows(folder):
+def test_markdown_leaves_a_long_table_to_its_plot(folder):
     (folder / "doc.md").write_text("<!-- merging: begin --><!-- merging: end -->")
     assert write_page(folder, "merging") == ["merging"]
     write_markdown(folder, ["merging"], folder / "doc.md")
     text = (folder / "doc.md").read_text()
-    rows = re.findall(r"^\| (0\.\d) \| (0\.\d) \| (\S+) \|", text, re.MULTILINE)
-    assert rows == [(f"0.{ioa}", "0.0", f"{ioa}.12") for ioa in (4, 3, 2, 1, 0)]
+    assert "promerge release, grid 12x10; tiny, facet key; masks of 3 images." in text
+    assert "(images/ablate_merging.png)" in text
+    assert (folder / "images" / "ablate_merging.png").stat().st_size > 1000
+    assert "|" not in text
+
+
+def test_markdown_has_the_rows_of_a_short_table(tmp_path):
+    results = Results(tmp_path, "prompts", RUN)
+    figures = {name: "" if name == "precision" else "1.1234" for name in FIGURES}
+    for stride in range(2, 12):
+        results.add({"stride": str(stride), "prompts": "9", **figures})
+    (tmp_path / "doc.md").write_text("<!-- prompts: begin --><!-- prompts: end -->")
+    write_page(tmp_path, "prompts")
+    write_markdown(tmp_path, ["prompts"], tmp_path / "doc.md")
+    text = (tmp_path / "doc.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| 9 \| (\S+) \|", text, re.MULTILINE)
+    assert rows == [(str(stride), "1.12") for stride in range(2, 12)]
     assert "| – |" in text  # the empty precision
-    assert "promerge release, grid 12x10; tiny, facet key; masks of 3 images. Of the rows" in text
 
 
 def test_the_page_says_what_it_holds(folder):
     write_page(folder, "merging")
     page = (folder / "index.html").read_text()
+    assert "Of the rows with different figures" in page
     assert "made for a test &lt;b&gt;" in page
     assert "the one column that differs from run to run" in page
     assert page.count("<tr>") == 1 + 5
