@@ -21,8 +21,7 @@ class GridConfig:
     Attributes:
         grid: rows and columns of the patch grid; the image is squashed to it.
         keep_aspect: instead, the grid takes the shape of the image, with as many patches.
-        refine: the refiner: ``mean_field``, ``mean_field_near``, ``dense_crf``, ``guided`` or
-            ``none``.
+        refine: the refiner: ``mean_field``, ``dense_crf``, ``guided`` or ``none``.
         refine_min_iou: a mask that refinement changes to a lower IoU than this is not confirmed:
             ``promerge`` and ``maskcut`` drop it, ``regions`` leaves it as it was.
         pixels_per_patch: side of a patch in the working image of the refiner (the release

@@ -15,11 +15,10 @@ CRF_ITERATIONS = 10
 CRF_GAUSSIAN: dict[str, float] = {"sxy": 3, "compat": 7}  # pixels, weight
 # pixels, levels of 0..255, weight
 CRF_BILATERAL: dict[str, float] = {"sxy": 50, "srgb": 5, "compat": 10}
-CRF_MARGIN = 75  # pixels: masks that grow further are changed beyond recognition (our own)
 CRF_CONFIDENCE = float(np.exp(1) / (1 + np.exp(1)))  # softmax of {0, 1}: 0.73 for the mask's side
 
 
-def mean_field(image: np.ndarray, masks: np.ndarray, margin: int | None = None) -> np.ndarray:
+def mean_field(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Infer the CRF by our own code, for all masks of an image at once.
 
     3 to 6 masks of 480 x 480 pixels take 0.19 s of a core, where ``dense_crf`` takes 1.7 s
@@ -28,7 +27,6 @@ def mean_field(image: np.ndarray, masks: np.ndarray, margin: int | None = None) 
     Args:
         image: (h, w, 3) uint8 RGB.
         masks: (M, h, w) bool.
-        margin: pixels around a mask's box that may join it; None: all of the image's.
 
     Returns:
         (M, h, w) bool, as ``dense_crf``'s but for a few pixels in a million.
@@ -36,7 +34,7 @@ def mean_field(image: np.ndarray, masks: np.ndarray, margin: int | None = None) 
     # here, since numba takes a second to import
     from promerge_d2.labeler.refine.mean_field import infer_masks
 
-    return infer_masks(image, masks, CRF_ITERATIONS, CRF_GAUSSIAN, CRF_BILATERAL, margin)
+    return infer_masks(image, masks, CRF_ITERATIONS, CRF_GAUSSIAN, CRF_BILATERAL)
 
 
 def dense_crf(image: np.ndarray, masks: np.ndarray) -> np.ndarray:

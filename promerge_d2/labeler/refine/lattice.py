@@ -10,7 +10,6 @@ Shape letters: P pixels, d feature dimensions, V lattice points in use, S signal
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -67,22 +66,6 @@ class PermutohedralLattice:
             (P,) float32.
         """
         return self.gain * _filter(signal, self.points, self.weights, self.neighbours)
-
-    def crop(self, pixels: np.ndarray) -> PermutohedralLattice:
-        """Make the lattice of some of its pixels only, with the weights that they have here.
-
-        Args:
-            pixels: their numbers, rising.
-
-        Returns:
-            The lattice of these pixels.
-        """
-        if len(pixels) == len(self.points):
-            return self
-        part = copy.copy(self)
-        part.points, part.neighbours = _crop(self.points, self.neighbours, pixels)
-        part.weights = self.weights[pixels]
-        return part
 
 
 def _lay_out(reach: np.ndarray) -> np.ndarray:
@@ -313,32 +296,3 @@ def _link(keys: np.ndarray, places: np.ndarray) -> np.ndarray:  # pragma: no cov
                 neighbours[j, v, 0] = u
                 neighbours[j, u, 1] = v
     return neighbours
-
-
-@njit(cache=True, boundscheck=False)
-def _crop(  # pragma: no cover - compiled
-    points: np.ndarray, neighbours: np.ndarray, pixels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find corners of some pixels, and neighbours of these points, which keep their order."""
-    count = neighbours.shape[1]
-    place = np.full(count + 1, -1, np.int32)
-    for p in pixels:
-        for k in range(points.shape[1]):
-            place[points[p, k]] = 0
-    kept = 0
-    for v in range(count):
-        if place[v] == 0:
-            place[v] = kept
-            kept += 1
-    own_points = np.empty((len(pixels), points.shape[1]), np.int32)
-    for i, p in enumerate(pixels):
-        for k in range(points.shape[1]):
-            own_points[i, k] = place[points[p, k]]
-    own_neighbours = np.empty((len(neighbours), kept, 2), np.int32)
-    for j in range(len(neighbours)):
-        for v in range(count):
-            if place[v] >= 0:
-                for side in range(2):
-                    other = place[neighbours[j, v, side]]
-                    own_neighbours[j, place[v], side] = other if other >= 0 else kept
-    return own_points, own_neighbours

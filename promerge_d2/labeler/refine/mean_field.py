@@ -10,17 +10,12 @@ things make it fast, none of them an approximation that shows:
 * Most pixels are soon sure. Only those that are not send and take messages; after three of the
   rounds all are asked again (our own).
 
-With a ``margin``, pixels further than this from a mask stay outside, and only those nearer are
-computed. What the others send is known beforehand: the belief of a mask without pixels, found once
-for the image. Near pixels send the difference from it (our own).
-
 Shape letters: P pixels, M masks.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 
 import numpy as np
 from numba import njit
@@ -38,7 +33,6 @@ def infer_masks(
     iterations: int,
     gaussian: dict[str, float],
     bilateral: dict[str, float],
-    margin: int | None = None,
 ) -> np.ndarray:
     """Refine masks by the dense CRF.
 
@@ -48,7 +42,6 @@ def infer_masks(
         iterations: rounds of mean field.
         gaussian: ``sxy`` (pixels) and ``compat`` (weight) of the spatial kernel.
         bilateral: ``sxy``, ``srgb`` (levels of 0..255) and ``compat`` of the bilateral kernel.
-        margin: pixels around a mask's box that may join it; None: all of the image's.
 
     Returns:
         (M, h, w) bool, where the mask is the likelier label.
@@ -61,105 +54,24 @@ def infer_masks(
     joint = PermutohedralLattice(
         np.concatenate([_positions(height, width, bilateral["sxy"]), colours])
     )
-    if margin is None:
-        messages = beliefs = np.zeros((1, height * width), np.float32)
-        boxes = np.tile([0, 0, height, width], (len(masks), 1))
-    else:
-        messages, beliefs = _infer_background(
-            joint, bilateral["compat"], spatial, gaussian["compat"], iterations
-        )
-        boxes = _boxes(masks, margin)
-    refined = np.zeros_like(masks)
-    numbers = np.arange(height * width).reshape(height, width)
-    for group, (top, left, bottom, right) in _group(boxes):
-        pixels = numbers[top:bottom, left:right].ravel()
-        inside = masks[group, top:bottom, left:right]
-        near_joint, near_spatial = joint.crop(pixels), spatial.crop(pixels)
+    refined = np.empty_like(masks)
+    for first in range(0, len(masks), _WIDTH):
+        inside = masks[first : first + _WIDTH].reshape(-1, height * width)
         odds = _infer(
-            np.ascontiguousarray(inside.reshape(len(group), -1).T),
-            messages.take(pixels, axis=1),
-            beliefs.take(pixels, axis=1),
-            near_joint.points,
-            near_joint.weights,
-            near_joint.neighbours,
+            np.ascontiguousarray(inside.T),
+            joint.points,
+            joint.weights,
+            joint.neighbours,
             np.float32(joint.gain * bilateral["compat"]),
-            near_spatial.points,
-            near_spatial.weights,
-            near_spatial.neighbours,
+            spatial.points,
+            spatial.weights,
+            spatial.neighbours,
             np.float32(spatial.gain * gaussian["compat"]),
             iterations,
-            (np.float32(0),) * len(group),
+            (np.float32(0),) * len(inside),
         )
-        found = (odds > 0).T.reshape(inside.shape)
-        for mask, inferred, (y, x, y_end, x_end) in zip(group, found, boxes[group], strict=True):
-            own = inferred[y - top : y_end - top, x - left : x_end - left]
-            refined[mask, y:y_end, x:x_end] = own
+        refined[first : first + _WIDTH] = (odds > 0).T.reshape(-1, height, width)
     return refined
-
-
-def _infer_background(
-    joint: PermutohedralLattice,
-    joint_weight: float,
-    spatial: PermutohedralLattice,
-    spatial_weight: float,
-    iterations: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return messages and ``t`` (R, P) float32 of a mask without pixels, round by round."""
-    messages: list[np.ndarray] = [np.zeros(len(joint.points), np.float32)]
-    beliefs: list[np.ndarray] = [np.full_like(messages[0], np.tanh(-0.5))]
-    for _ in range(iterations):
-        messages.append(
-            np.float32(joint_weight) * joint.filter(beliefs[-1])
-            + np.float32(spatial_weight) * spatial.filter(beliefs[-1])
-        )
-        beliefs.append(np.tanh((messages[-1] - 1) / 2))
-        if np.abs(beliefs[-1] - beliefs[-2]).max() < 1e-6:
-            break
-    return np.stack(messages), np.stack(beliefs)
-
-
-def _boxes(masks: np.ndarray, margin: int) -> np.ndarray:
-    """Return top, left, bottom and right (M, 4) of the masks, wider by a margin; all, if empty."""
-    _, height, width = masks.shape
-    rows, columns = (np.asarray(masks.any(axis=axis)) for axis in (2, 1))
-    top_left = np.stack([rows.argmax(axis=1), columns.argmax(axis=1)], axis=1)
-    beyond = np.stack([rows[:, ::-1].argmax(axis=1), columns[:, ::-1].argmax(axis=1)], axis=1)
-    return np.concatenate(
-        [
-            np.maximum(top_left - margin, 0),
-            np.minimum([height, width] - beyond + margin, [height, width]),
-        ],
-        axis=1,
-    )
-
-
-def _group(boxes: np.ndarray) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Group masks that go side by side: large ones first, near ones together.
-
-    Args:
-        boxes: (M, 4), see ``_boxes``.
-
-    Yields:
-        Up to four masks' numbers, and the box around theirs.
-    """
-
-    def area(boxes: np.ndarray) -> np.ndarray:
-        return np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
-
-    left = np.argsort(-area(boxes), kind="stable").tolist()
-    while left:
-        group = [left.pop(0)]
-        around = boxes[group[0]]
-        while left and len(group) < _WIDTH:
-            others = boxes[left]
-            joined = np.concatenate(
-                [np.minimum(around[:2], others[:, :2]), np.maximum(around[2:], others[:, 2:])],
-                axis=1,
-            )
-            nearest = np.argmin(area(joined) - area(others))  # the least pixels in vain
-            around = joined[nearest]
-            group.append(left.pop(nearest))
-        yield group, around
 
 
 @functools.lru_cache(maxsize=8)
@@ -178,8 +90,6 @@ def _spatial_lattice(height: int, width: int, deviation: float) -> Permutohedral
 @njit(cache=True, boundscheck=False)
 def _infer(  # pragma: no cover - compiled
     inside: np.ndarray,  # (P, M) bool
-    messages: np.ndarray,  # (R, P) of the background, by round; the last stands for all later
-    beliefs: np.ndarray,  # likewise; sent are differences from these
     points_b: np.ndarray,  # the bilateral kernel's lattice
     weights_b: np.ndarray,
     neighbours_b: np.ndarray,
@@ -198,7 +108,7 @@ def _infer(  # pragma: no cover - compiled
     first_b, second_b = np.zeros_like(splat_b), np.zeros_like(splat_b)
     first_g, second_g = np.zeros_like(splat_g), np.zeros_like(splat_g)
     odds = np.empty((count, width), np.float32)
-    belief = np.zeros((count, width), np.float32)  # t = q(mask) - q(rest), less the background's
+    belief = np.zeros((count, width), np.float32)  # t = q(mask) - q(rest)
     change = np.empty(width, np.float32)
     total = np.empty(width, np.float32)
     active = np.arange(count).astype(np.int32)
@@ -207,11 +117,9 @@ def _infer(  # pragma: no cover - compiled
         if iteration:
             blurred_b = blur(splat_b, neighbours_b, first_b, second_b, lanes)
             blurred_g = blur(splat_g, neighbours_g, first_g, second_g, lanes)
-        known = min(iteration, len(messages) - 1)
         for i in range(asked):
             p = active[i]
-            for m in range(width):
-                total[m] = messages[known, p]
+            total[:] = 0
             if iteration:  # slice: take the messages
                 for k in range(points_b.shape[1]):
                     v, weight = points_b[p, k], gain_b * weights_b[p, k]
@@ -231,7 +139,6 @@ def _infer(  # pragma: no cover - compiled
                     new = np.float32(-1)
                 else:
                     new = np.float32(1) - np.float32(2) / (np.float32(1) + np.exp(value))
-                new -= beliefs[known, p]
                 change[m] = new - belief[p, m]
                 has_changed = has_changed or abs(change[m]) > np.float32(1e-6)
                 belief[p, m] = new

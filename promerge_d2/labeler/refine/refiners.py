@@ -5,12 +5,11 @@ Shape letters: M masks, h and w rows and columns of the working image.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from promerge_d2.labeler.refine.crf import CRF_MARGIN, dense_crf, import_densecrf, mean_field
+from promerge_d2.labeler.refine.crf import dense_crf, import_densecrf, mean_field
 from promerge_d2.labeler.refine.guided_filter import guided_border
 from promerge_d2.labeler.refine.holes_and_fragments import fill_holes
 from promerge_d2.utils.errors import UserError
@@ -20,7 +19,6 @@ Refiner = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 REFINERS: dict[str, Refiner | None] = {
     "mean_field": mean_field,
-    "mean_field_near": functools.partial(mean_field, margin=CRF_MARGIN),
     "dense_crf": dense_crf,
     "guided": guided_border,
     "none": None,

@@ -107,24 +107,3 @@ def test_equal_features_give_equal_bytes():
     first, second = PermutohedralLattice(features), PermutohedralLattice(features.copy())
     for name in ("points", "weights", "neighbours"):
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
-
-
-def test_crop_keeps_weights_and_what_its_pixels_tell_each_other():
-    features = np.random.default_rng(4).normal(size=(2, 300)).astype(np.float32)
-    lattice = PermutohedralLattice(features)
-    pixels = np.flatnonzero(features[0] < 0.5)
-    part = lattice.crop(pixels)
-    assert len(part.points) == len(pixels) < 300
-    assert part.neighbours.shape[1] == part.points.max() + 1 < lattice.neighbours.shape[1]
-    assert np.array_equal(part.weights, lattice.weights[pixels])
-    signal = np.zeros(300, np.float32)
-    inner = features[0] < -0.5  # further from the cut than the blur reaches through it
-    signal[inner] = 1
-    expected = lattice.filter(signal)[pixels]
-    assert np.allclose(part.filter(signal[pixels]), expected, atol=0.02)
-    assert np.allclose(
-        part.filter(signal[pixels])[features[0, pixels] < -1],
-        lattice.filter(signal)[features[0] < -1],
-        atol=1e-5,
-    )
-    assert lattice.crop(np.arange(300)) is lattice

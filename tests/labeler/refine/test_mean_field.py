@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.labeler.refine.crf import (
     CRF_BILATERAL,
     CRF_GAUSSIAN,
@@ -10,7 +9,7 @@ from promerge_d2.labeler.refine.crf import (
     mean_field,
 )
 from promerge_d2.labeler.refine.lattice import PermutohedralLattice
-from promerge_d2.labeler.refine.mean_field import _boxes, _group, infer_masks
+from promerge_d2.labeler.refine.mean_field import infer_masks
 
 GAUSSIAN = {"sxy": 1.5, "compat": 2}
 BILATERAL = {"sxy": 6, "srgb": 20, "compat": 3}
@@ -133,47 +132,3 @@ def test_weights_and_reach_are_used():
     assert np.array_equal(infer_masks(image, mask, 10, gaussian, bilateral), mask)
     edge = infer_masks(image, mask, 10, gaussian, CRF_BILATERAL)
     assert np.array_equal(edge[0], image[:, :, 0] == 200)
-
-
-@pytest.mark.parametrize("margin", [3, 12, 100])
-def test_near_masks_alone(margin):
-    """Beyond the margin nothing changes; within, messages from afar count as before."""
-    image, masks = scene(60, 80, 11)
-    masks = np.concatenate([masks, np.zeros_like(masks[:1])])
-    whole = infer_masks(image, masks, 10, GAUSSIAN, BILATERAL)
-    near = infer_masks(image, masks, 10, GAUSSIAN, BILATERAL, margin)
-    within = np.zeros_like(masks)
-    for inside, (top, left, bottom, right) in zip(within, _boxes(masks, margin), strict=True):
-        inside[top:bottom, left:right] = True
-    assert not (near & ~within).any()
-    assert (whole != masks).any()
-    if margin >= 12:  # two standard deviations of the kernel
-        assert iou(near, whole).min() > 0.99
-
-
-def test_near_masks_on_photographs(shared_data):
-    files = sorted((shared_data / "data/coco/val2017").glob("*.jpg"))[:1]
-    assert files
-    image = np.array(Image.open(files[0]).convert("RGB").resize((400, 400)))
-    masks = np.kron(scene(50, 50, 5)[1], np.ones((1, 8, 8), bool)) > 0
-    near = REFINERS["mean_field_near"](image, masks)
-    assert iou(near, mean_field(image, masks)).mean() > 0.99
-    order = [3, 0, 4]  # other masks beside them, and in another order
-    assert np.array_equal(REFINERS["mean_field_near"](image, masks[order]), near[order])
-
-
-def test_boxes_by_hand():
-    masks = np.zeros((3, 10, 20), bool)
-    masks[0, 4:6, 7] = True
-    masks[1, 0, 19] = True
-    assert _boxes(masks, 0).tolist() == [[4, 7, 6, 8], [0, 19, 1, 20], [0, 0, 10, 20]]
-    assert _boxes(masks, 3).tolist() == [[1, 4, 9, 11], [0, 16, 4, 20], [0, 0, 10, 20]]
-
-
-def test_groups_by_hand():
-    """The largest first, each with what adds least; four at most."""
-    boxes = np.array([[0, 0, 2, 2], [8, 8, 9, 9], [0, 0, 9, 4], [1, 1, 3, 3], [0, 0, 9, 3]])
-    groups = [(group, box.tolist()) for group, box in _group(boxes)]
-    assert groups == [([2, 4, 0, 3], [0, 0, 9, 4]), ([1], [8, 8, 9, 9])]
-    same = [group for group, _ in _group(boxes[:1].repeat(9, axis=0))]
-    assert same == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
