@@ -14,6 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from promerge_d2.coco.ground_truth import read_ground_truth
+from promerge_d2.coco.predictions import read_predictions
+from promerge_d2.coco.read import CocoSource
 from promerge_d2.coco.records import mask_record
 from promerge_d2.features import BACKBONES, Backbone
 from promerge_d2.features.extractor import build_vit
@@ -134,3 +137,13 @@ def stored_pixels(upright, orientation):
         7: transposed[::-1, ::-1],
         8: np.rot90(upright, -1),
     }[orientation]
+
+
+def parse_ground_truth(content, name):
+    """Parsed JSON as a ground truth."""
+    return read_ground_truth(CocoSource.of(content, name))
+
+
+def parse_predictions(content, name):
+    """Parsed JSON as predictions."""
+    return read_predictions(CocoSource.of(content, name))

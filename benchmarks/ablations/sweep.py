@@ -21,7 +21,8 @@ from benchmarks.ablations.cache import Cache, key_of
 from benchmarks.ablations.results import Results, Row
 from benchmarks.measure import fresh_processes, spread
 from promerge_d2.coco.ground_truth import GroundTruth, read_ground_truth
-from promerge_d2.coco.predictions import parse_predictions
+from promerge_d2.coco.predictions import read_predictions
+from promerge_d2.coco.read import CocoSource
 from promerge_d2.evaluation import align_predictions, check_iou_types, match_instances, metrics_of
 from promerge_d2.labeler import GridConfig, ImageFeatures, Labeler, LabelResult
 from promerge_d2.utils.errors import UserError
@@ -228,7 +229,8 @@ def score_point(images: LabelledImages, found: Sequence[LabelResult]) -> Row:
         for image_id, result in zip(images.truth.images, found, strict=True)
         for record in result.records
     ]
-    predictions = align_predictions(parse_predictions(records, "the masks found"), images.truth)
+    source = CocoSource.of(records, "the masks found")
+    predictions = align_predictions(read_predictions(source), images.truth)
     check_iou_types(images.truth, predictions, [images.iou_type])
     matches = match_instances(images.truth, predictions, images.iou_type)
     metrics = metrics_of(matches)

@@ -28,7 +28,7 @@ from promerge_d2.features import FeatureExtractor
 from promerge_d2.labeler import LabelResult, MaskGenerator, ProMergeLabeler
 from promerge_d2.pseudo_labels import LocalEngine, label_images, list_images, parts_of
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
-from promerge_d2.pseudo_labels.local_engine import Engine, Job, label_jobs
+from promerge_d2.pseudo_labels.local_engine import Engine, Job
 
 READY = 2000  # images whose results are stored without labelling
 WORKERS = (1, 2)
@@ -89,12 +89,11 @@ def store_cost(
     labeler = workload.labeler(METHODS["ours"])
     images = _listed(files, folder)
     ready = ImageList(folder, tuple(ImageFile(n + 1, f"{n:06d}.jpg", 1) for n in range(READY)))
-    results = [future.result() for future in label_jobs(map(Job, files), labeler, 0, 1)]
+    results = _labelled(files, labeler)
     seconds = []
     for _ in range(repeats):
         times = [time.perf_counter()]
-        for future in label_jobs(map(Job, files), labeler, 0, 1):
-            future.result()
+        _labelled(files, labeler)
         times.append(time.perf_counter())
         _store(images, folder, labeler, LocalEngine())
         times.append(time.perf_counter())
@@ -144,6 +143,12 @@ def stored_rate(
     first = max(1, 2 * workers, count // 5)
     rate = (count - first) / (engine.times[-1] - engine.times[first - 1])
     return rate, sum(engine.masks) / count
+
+
+def _labelled(files: Sequence[Path], labeler: MaskGenerator) -> list[LabelResult]:
+    """Label without a store."""
+    done = LocalEngine()(map(Job, files), labeler, threading.Event())
+    return [future.result() for _, future in done]
 
 
 def _listed(files: Sequence[Path], folder: Path) -> ImageList:

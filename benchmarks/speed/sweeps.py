@@ -6,6 +6,7 @@ Figures are named ``sweep.KIND.VALUE.FIGURE``; they have no spread.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from benchmarks.speed.methods import METHODS, Workload
 from benchmarks.speed.store import stored_rate
 from benchmarks.speed.tasks import RELEASED
 from promerge_d2.labeler import grid_masks
-from promerge_d2.pseudo_labels.local_engine import Job, label_jobs
+from promerge_d2.pseudo_labels.local_engine import Job, LocalEngine
 from promerge_d2.utils.image import load_image, resize_image
 
 GRIDS = (34, 60, 90)
@@ -150,7 +151,7 @@ def over_images(
     jobs = (Job(small[index % len(small)]) for index in range(counts[-1]))
     seen = {}
     started = time.perf_counter()
-    for done, future in enumerate(label_jobs(jobs, labeler, 0, 1), start=1):
+    for done, (_, future) in enumerate(LocalEngine()(jobs, labeler, threading.Event()), start=1):
         future.result()
         if done in counts:
             seen[done] = (time.perf_counter() - started, memory_mb())

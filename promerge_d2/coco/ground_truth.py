@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -44,26 +43,18 @@ class GroundTruth:
         )
 
 
-def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
-    """Read a COCO file as ground truth; see ``parse_ground_truth``."""
-    return _ground_truth(CocoSource(path, "ground truth"))
-
-
-def parse_ground_truth(content: Any, name: str) -> GroundTruth:
-    """Read parsed JSON as ground truth of one class; what is left out is logged.
+def read_ground_truth(file: str | os.PathLike | CocoSource) -> GroundTruth:
+    """Read a COCO file as ground truth of one class; what is left out is logged.
 
     Args:
-        content: the parsed JSON.
-        name: what messages call the file.
+        file: its path, or parsed JSON as ``CocoSource.of`` wraps it.
 
     Raises:
         UserError: not a COCO file, or one without images.
         RecordError: a record is refused; the message names it.
     """
-    return _ground_truth(CocoSource.of(content, name))
-
-
-def _ground_truth(file: CocoSource) -> GroundTruth:
+    if not isinstance(file, CocoSource):
+        file = CocoSource(file, "ground truth")
     images = read_images(file.records("images"), file.name)
     if not images:
         raise UserError(f"{file.name} lists no images, so there is nothing to evaluate on")

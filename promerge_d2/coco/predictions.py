@@ -59,28 +59,20 @@ class PredictionFile:
     description: str = ""
 
 
-def read_predictions(path: str | os.PathLike) -> PredictionFile:
-    """Read a COCO file or a result list of predictions; see ``parse_predictions``."""
-    return _predictions(CocoSource(path, "predictions"))
-
-
-def parse_predictions(content: Any, name: str) -> PredictionFile:
-    """Read parsed JSON as predictions: a COCO file, or a bare result list.
+def read_predictions(file: str | os.PathLike | CocoSource) -> PredictionFile:
+    """Read predictions: a COCO file, or a bare result list.
 
     Crowd records are left out. Masks are checked by ``on_images``, when their images are known.
 
     Args:
-        content: the parsed JSON.
-        name: what messages call the file.
+        file: its path, or parsed JSON as ``CocoSource.of`` wraps it.
 
     Raises:
         UserError: neither form.
         RecordError: a record is refused; the message names it.
     """
-    return _predictions(CocoSource.of(content, name))
-
-
-def _predictions(file: CocoSource) -> PredictionFile:
+    if not isinstance(file, CocoSource):
+        file = CocoSource(file, "predictions")
     section = "" if file.is_list else "annotations"
     rows = file.records(section)
     images = None

@@ -126,8 +126,8 @@ def multistep_schedule(
     steps: Sequence[int],
     gamma: float,
     max_iter: int,
-    warmup_iters: int = 1000,
-    warmup_factor: float = 0.001,
+    warmup_iters: int,
+    warmup_factor: float,
 ) -> WarmupParamScheduler:
     """Build the schedule that detectron2 builds from ``SOLVER``: linear warm-up, then steps.
 
@@ -240,8 +240,7 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
         check_schedule(cfg)
     lazy.train.amp.enabled = cfg.SOLVER.AMP.ENABLED
     register_from_config(cfg)
-    last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    check_files(cfg, args.eval_only, resumed=args.resume and os.path.isfile(last))
+    check_files(cfg, args.eval_only, args.resume)
     default_setup(lazy, args)
     setup_logger(cfg.OUTPUT_DIR, name="promerge_d2")
     return lazy

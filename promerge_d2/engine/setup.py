@@ -56,8 +56,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args.config_file, args.opts)
     register_from_config(cfg)
     check_device(cfg)
-    last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    check_files(cfg, args.eval_only, resumed=args.resume and os.path.isfile(last))
+    check_files(cfg, args.eval_only, args.resume)
     check_classes(cfg)
     if not args.eval_only:
         check_schedule(cfg)
@@ -134,8 +133,8 @@ def check_device(cfg: CfgNode) -> None:
         cfg.SOLVER.AMP.ENABLED = False
 
 
-def check_files(cfg: CfgNode, eval_only: bool, resumed: bool = False) -> None:
-    """Refuse weights and data sets that are not there; a resumed run has its own weights.
+def check_files(cfg: CfgNode, eval_only: bool, resume: bool) -> None:
+    """Refuse weights and data sets that are not there; a run that goes on has its own weights.
 
     Raises:
         UserError: one message for all of them.
@@ -143,7 +142,8 @@ def check_files(cfg: CfgNode, eval_only: bool, resumed: bool = False) -> None:
     names = [*cfg.DATASETS.TEST, *(() if eval_only else cfg.DATASETS.TRAIN)]
     problems = []
     checks = [functools.partial(check_datasets, names)]
-    if eval_only or not resumed:
+    last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    if eval_only or not (resume and os.path.isfile(last)):
         checks.insert(0, functools.partial(check_weights, cfg, eval_only))
     for check in checks:
         try:

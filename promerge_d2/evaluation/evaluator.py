@@ -17,7 +17,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from promerge_d2.coco.ground_truth import read_ground_truth
-from promerge_d2.coco.predictions import parse_predictions
+from promerge_d2.coco.predictions import read_predictions
+from promerge_d2.coco.read import CocoSource
 from promerge_d2.coco.records import ImageId
 from promerge_d2.evaluation.align import align_predictions
 from promerge_d2.evaluation.metrics import evaluate_class_agnostic, format_table
@@ -63,7 +64,6 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
         self,
         dataset_name: str,
         output_dir: str | os.PathLike | None = None,
-        distributed: bool = True,
         boxes_from_masks: bool = False,
     ) -> None:
         """Read the ground truth of a data set.
@@ -73,8 +73,6 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
             output_dir: where to save the detections as a COCO result list with category 1
                 (``coco_instances_results.json``, which ``tools/evaluate_labels.py`` reads); None
                 saves nothing.
-            distributed: gather the detections of all processes and evaluate in the first; else
-                evaluate what this process saw.
             boxes_from_masks: the box of a detection is the tight box of its mask, as the boxes of
                 pseudo-labels and of most ground truth are; a detection whose mask is empty keeps
                 its own (our own).
@@ -91,7 +89,6 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
         self._ground_truth = read_ground_truth(PathManager.get_local_path(json_file))
         self._dataset_name = dataset_name
         self._output_dir = output_dir
-        self._distributed = distributed
         self._boxes_from_masks = boxes_from_masks
         self._detections: list[dict[str, Any]] = []
 
@@ -124,14 +121,13 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
         Raises:
             UserError: a detection is broken, such as a score that is not a number.
         """
-        detections = self._detections
-        if self._distributed:
-            comm.synchronize()
-            detections = list(itertools.chain.from_iterable(comm.gather(detections, dst=0)))
-            if not comm.is_main_process():
-                return OrderedDict()
+        comm.synchronize()
+        detections = list(itertools.chain.from_iterable(comm.gather(self._detections, dst=0)))
+        if not comm.is_main_process():
+            return OrderedDict()
         name = f"the detections on {self._dataset_name}"
-        predictions = align_predictions(parse_predictions(detections, name), self._ground_truth)
+        found = read_predictions(CocoSource.of(detections, name))
+        predictions = align_predictions(found, self._ground_truth)
         if self._output_dir is not None:
             write_json(Path(self._output_dir) / RESULTS_FILE, detections)
         results = evaluate_class_agnostic(self._ground_truth, predictions)

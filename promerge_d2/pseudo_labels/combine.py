@@ -210,10 +210,8 @@ def _label(
         )
     confident = [{**p, "round": number} for p in predictions if p["score"] >= threshold]
     kept, rest = new_and_old(confident, old_records, rules)
-    image = {"id": file.id, "file_name": file.name, "width": width, "height": height}
-    if not kept and not rest:
-        image["reason"] = (before and before.reason) or NOTHING
-    return image, kept + rest
+    reason = None if kept or rest else (before and before.reason) or NOTHING
+    return ImageInfo(file.id, file.name, width, height, reason).record(), kept + rest
 
 
 def _threshold(predictions: CocoIndex, rules: Rules) -> float:

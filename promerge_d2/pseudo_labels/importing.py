@@ -110,17 +110,9 @@ def import_labels(
         for image in images(ImageTable(), lambda error: None):  # those refused are counted already
             if file.is_list and not said[table.rows[image.id]] & _USED:
                 continue
-            upright = table[image.id]
-            more = {} if image.reason is None else {"reason": image.reason}
-            out.add_image(
-                {
-                    "id": number(image.id),
-                    "file_name": slashes(image.name),
-                    "width": upright.width,
-                    "height": upright.height,
-                    **more,
-                }
-            )
+            height, width = table[image.id].size
+            upright = ImageInfo(number(image.id), slashes(image.name), width, height, image.reason)
+            out.add_image(upright.record())
         for item in iter_objects(
             file.records(section),
             table,

@@ -54,8 +54,6 @@ class ImageFile(NamedTuple):
         """Name what to open, see ``Job``."""
         if self.tar is None or self.offset is None or self.size is None:
             return root / self.name
-        assert self.offset is not None
-        assert self.size is not None
         return TarImage(root / self.tar, self.name, self.offset, self.size)
 
 
@@ -132,10 +130,6 @@ class ImageList:
     def names(self) -> tuple[str, ...]:
         """Return the images' names."""
         return tuple(file.name for file in self.files)
-
-    def path(self, name: str) -> Path:
-        """Return the file behind a name."""
-        return self.root / name
 
 
 def has_suffix(name: str) -> bool:

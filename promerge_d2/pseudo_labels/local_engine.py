@@ -8,7 +8,7 @@ under way at once is bounded, and so is memory, whatever the number of images.
 from __future__ import annotations
 
 import collections
-import contextlib
+import functools
 import itertools
 import os
 import shutil
@@ -94,11 +94,15 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Runs a mask generator in this process and others on this machine; see ``label_jobs``.
+    """Runs a mask generator in this process and others on this machine, results in order.
+
+    With the network on a CPU each worker has one of its own, of shared weights, and takes whole
+    images. On an accelerator it stays in this process; workers preprocess and postprocess. See
+    ``Workers`` for workers that die.
 
     Attributes:
         workers: processes beside this one; 0 for none.
-        batch_size: images that go through the network at once.
+        batch_size: images that go through an accelerator at once.
     """
 
     workers: int = 0
@@ -107,10 +111,19 @@ class LocalEngine:
     def __call__(
         self, jobs: Iterable[Job], generator: MaskGenerator, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
-        """See ``Engine``."""
+        """See ``Engine``; refuses more workers than shared memory holds (``UserError``)."""
         jobs, drawn = itertools.tee(jobs)
-        work = label_jobs(drawn, generator, self.workers, self.batch_size, stop)
-        with contextlib.closing(work) as futures:
+        whole = self.workers > 0 and generator.device.type == "cpu"
+        ahead = 2 * self.workers
+        if self.workers:
+            _check_shared_memory(generator, 0 if whole else ahead + 3 * self.batch_size)
+        # images that have been through the network here are postprocessed, whatever comes
+        network, stopped = (generator, stop) if whole else (None, threading.Event())
+        with one_thread(), _executor(self.workers, network, stopped) as executor:
+            if whole:
+                futures = _bounded((executor.submit(_label, job) for job in drawn), ahead)
+            else:
+                futures = _staged(drawn, generator, executor, self.batch_size, ahead)
             yield from zip(jobs, futures, strict=True)
 
 
@@ -126,45 +139,6 @@ def choose_workers(images: int, processes: int = 1) -> int:
     cores //= processes * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = min(cores, images // processes // IMAGES_A_WORKER)
     return workers if workers > 1 else 0
-
-
-def label_jobs(
-    jobs: Iterable[Job],
-    generator: MaskGenerator,
-    workers: int,
-    batch_size: int,
-    stop: threading.Event | None = None,
-) -> Generator[Future[LabelResult]]:
-    """Label images; the results come in the order of the jobs, whichever is done first.
-
-    With the network on a CPU each worker has one of its own, of shared weights, and takes whole
-    images. On an accelerator it stays in this process; workers preprocess and postprocess.
-
-    Args:
-        jobs: see ``Engine``.
-        generator: finds the masks.
-        workers: processes; 0 for none.
-        batch_size: images that go through an accelerator at once.
-        stop: see ``Engine``.
-
-    Returns:
-        For each job a future of its result or its error; see ``Workers`` for workers that die.
-
-    Raises:
-        UserError: there is too little shared memory for so many workers.
-    """
-    whole = workers > 0 and generator.device.type == "cpu"
-    ahead = 2 * workers
-    if workers:
-        _check_shared_memory(generator, 0 if whole else ahead + 3 * batch_size)
-    # images that have been through the network here are postprocessed, whatever comes
-    never = threading.Event()
-    network, stopped = (generator, stop or never) if whole else (None, never)
-    with one_thread(), _executor(workers, network, stopped) as executor:
-        if whole:
-            yield from _bounded((executor.submit(_label, job) for job in jobs), ahead)
-        else:
-            yield from _staged(jobs, generator, executor, batch_size, ahead)
 
 
 def _staged(
@@ -266,7 +240,7 @@ def _executor(workers: int, generator: MaskGenerator | None, stop: threading.Eve
     """Start worker processes, with a network each if one is given."""
     if not workers:
         return SynchronousExecutor()
-    return Workers(workers, _start_worker, (generator, os.getpid()), stop)
+    return Workers(workers, functools.partial(_start_worker, generator, os.getpid()), stop)
 
 
 # a worker's own

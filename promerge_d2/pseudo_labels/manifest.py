@@ -22,8 +22,6 @@ from promerge_d2.utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-_HEADER_LINES = 2
-
 
 class Manifest:
     """A manifest on disk.
@@ -64,10 +62,10 @@ class Manifest:
         self.count: int = content["count"]
         self.run = _fingerprint(self.info, entries.hexdigest())
 
-    def entries(self, first: int = 0, step: int = 1) -> Iterator[ImageFile]:
-        """The images from place ``first`` on, every ``step``-th."""
+    def entries(self) -> Iterator[ImageFile]:
+        """The images in order."""
         with open(self.path, "rb") as file:
-            for line in islice(file, _HEADER_LINES + first, None, step):
+            for line in islice(file, 2, None):  # after hash and header
                 yield ImageFile(*json.loads(line))
 
 

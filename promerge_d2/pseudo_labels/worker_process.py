@@ -8,22 +8,21 @@ from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 
 
-def serve_calls(pipe: Connection, initializer: Callable, arguments: tuple) -> None:
+def serve_calls(pipe: Connection, initializer: Callable[[], object]) -> None:
     """Call the functions that come through a pipe, until it ends.
 
     Args:
-        pipe: gives ``(function, arguments)``, takes ``(returned, value)``: what the function
-            returned or raised. Before the first call it takes None.
+        pipe: gives functions without arguments, takes ``(returned, value)``: what each returned
+            or raised. Before the first call it takes None.
         initializer: called first.
-        arguments: of the initializer.
     """
-    initializer(*arguments)
+    initializer()
     with contextlib.suppress(EOFError, OSError):
         pipe.send(None)  # ready
         while True:
-            function, arguments = pipe.recv()
+            function = pipe.recv()
             try:
-                outcome = True, function(*arguments)
+                outcome = True, function()
             except Exception as error:  # noqa: BLE001 - raised again where the result is taken
                 outcome = False, ExceptionWithTraceback(error, error.__traceback__)
             try:

@@ -5,25 +5,24 @@ own to this process, so that its death is seen at once as the pipe's end, whatev
 it is known at which job it was. That job is tried again, alone; if it ends its worker once more, it
 has itself to blame. The others go on.
 
-Why no library's pool: of 150 jobs with results of 8 MB, two workers, one of them killed about every
-0.7 s, three seeds, pebble's ``ProcessPool`` lost 121, 148 and 121 ("All workers expired": its
-workers share a pipe, and one may die between two jobs). ``concurrent.futures``' pool, with the lost
-jobs tried again one by one, hung once, in the middle of a result whose writer was gone, and took
-54 and 44 s. This one took 5.8, 4.9 and 7.8 s (cores shared with other programs), and set one job
-aside, which chance had killed twice.
+Why no library's pool of processes: of 150 jobs with results of 8 MB, two workers, one of them
+killed about every 0.7 s, three seeds, pebble's ``ProcessPool`` lost 121, 148 and 121 ("All workers
+expired": its workers share a pipe, and one may die between two jobs). ``concurrent.futures``' pool,
+with the lost jobs tried again one by one, hung once, in the middle of a result whose writer was
+gone, and took 54 and 44 s. This one took 5.8, 4.9 and 7.8 s (cores shared with other programs), and
+set one job aside, which chance had killed twice.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import multiprocessing
-import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from dataclasses import dataclass, field
+from concurrent.futures import BrokenExecutor, CancelledError, Future, ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -44,48 +43,26 @@ class WorkerDied(UserError):
 _starting = threading.Lock()  # weights move to shared memory when they are first sent
 
 
-@dataclass(eq=False)
-class _Job:
-    function: Callable
-    arguments: tuple
-    future: Future = field(default_factory=Future)
-
-
 class _Worker:
-    """A process and the pipe to it.
+    """A process and the pipe to it; ``EOFError`` or ``OSError`` of the pipe: it has died."""
 
-    Raises:
-        EOFError, OSError: from any method, the process has died.
-    """
-
-    def __init__(self, initializer: Callable, arguments: tuple) -> None:
+    def __init__(self, initializer: Callable[[], object]) -> None:
         context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
-        self._pipe, pipe = context.Pipe()
-        self._process = context.Process(
-            target=serve_calls, args=(pipe, initializer, arguments), daemon=True
-        )
+        self.pipe, pipe = context.Pipe()
+        self._process = context.Process(target=serve_calls, args=(pipe, initializer), daemon=True)
         with _starting:
             self._process.start()
         pipe.close()  # the process has the only other end now
 
-    def wait_until_ready(self) -> None:
-        """Wait until the initializer has returned."""
-        self._pipe.recv()
-
-    def call(self, function: Callable, arguments: tuple) -> tuple[bool, Any]:
-        """Return whether the function returned, and what it returned or raised."""
-        self._pipe.send((function, arguments))
-        return self._pipe.recv()
-
     def close(self) -> int:
         """Wait for the process, which ends when its pipe does; return its exit code."""
-        self._pipe.close()
+        self.pipe.close()
         self._process.join()
         return self._process.exitcode or 0
 
 
-class Workers(Executor):
-    """Worker processes.
+class Workers(ThreadPoolExecutor):
+    """Worker processes, each served by a thread.
 
     A job's future ends in ``WorkerDied`` where it is the job that ends its worker, and in
     ``BrokenExecutor`` where there can be no more workers: they do not start, or die again and
@@ -94,68 +71,37 @@ class Workers(Executor):
     Args:
         count: processes.
         initializer: called in each process before its first job.
-        arguments: of the initializer.
         stop: when it is set, no more jobs are begun.
     """
 
     def __init__(
-        self, count: int, initializer: Callable, arguments: tuple, stop: threading.Event
+        self, count: int, initializer: Callable[[], object], stop: threading.Event
     ) -> None:
-        self._initializer = (initializer, arguments)
+        resource_tracker.ensure_running()  # it unblocks signals when it starts
+        # processes that the threads start inherit which signals are blocked
+        super().__init__(
+            count, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, OURS)
+        )
+        self._begin = initializer
         self._stop = stop
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._changed = threading.Condition()  # guards what follows
         self._idle: list[_Worker] = []
         self._busy = 0  # jobs in hand
         self._alone = False  # a job has all to itself, or waits for it
         self._deaths = 0  # in a row
-        self._broken = ""  # why there can be no more workers
-        resource_tracker.ensure_running()  # it unblocks signals when it starts
-        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
-        for thread in self._threads:
-            thread.start()
+        self._no_more = ""  # why there can be no more workers
 
-    def submit(self, function: Callable, /, *arguments: Any, **options: Any) -> Future:
-        """Have a function called in a worker, see ``Executor``; it takes no keywords."""
-        if options:
-            raise TypeError(f"a job takes no keywords: {', '.join(options)}")
-        job = _Job(function, arguments)
-        self._jobs.put(job)
-        return job.future
+    def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        """Have a function called in a worker, see ``Executor``."""
+        return super().submit(self._do, functools.partial(function, *args, **kwargs))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """End the workers after the jobs in hand, see ``Executor``; it always waits."""
-        while cancel_futures:
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                break
-            if job is not None:
-                job.future.cancel()
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            thread.join()
-        for worker in self._idle:
-            worker.close()
-        self._idle.clear()
+        super().shutdown(cancel_futures=cancel_futures)
+        while self._idle:
+            self._idle.pop().close()
 
-    def _serve(self) -> None:
-        """Do jobs, one after the other; there are as many of these threads as workers."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, OURS)  # processes that it starts inherit that
-        while (job := self._jobs.get()) is not None:
-            if not job.future.set_running_or_notify_cancel():
-                continue
-            try:
-                returned, value = self._do(job)
-            except Exception as error:  # noqa: BLE001 - raised again where the result is taken
-                returned, value = False, error
-            if returned:
-                job.future.set_result(value)
-            else:
-                job.future.set_exception(value)
-
-    def _do(self, job: _Job) -> tuple[bool, Any]:
+    def _do(self, job: Callable[[], Any]) -> Any:
         """Do a job, if need be twice.
 
         Raises:
@@ -166,7 +112,8 @@ class Workers(Executor):
             with self._turn(alone):
                 worker = self._take_worker()
                 try:
-                    outcome = worker.call(job.function, job.arguments)
+                    worker.pipe.send(job)
+                    returned, value = worker.pipe.recv()
                 except (EOFError, OSError):
                     exit_code = worker.close()
                 except Exception:
@@ -175,13 +122,15 @@ class Workers(Executor):
                 else:
                     self._idle.append(worker)
                     self._deaths = 0
-                    return outcome
+                    if returned:
+                        return value
+                    raise value
             if not alone:
                 logger.warning("a worker process died at a job; it is tried again, alone")
         with self._changed:
             self._deaths += 1
             if self._deaths >= IN_A_ROW:
-                self._broken = f"{IN_A_ROW} images in a row ended their worker process"
+                self._no_more = f"{IN_A_ROW} images in a row ended their worker process"
         raise WorkerDied(_explain_death(exit_code))
 
     @contextlib.contextmanager
@@ -212,19 +161,19 @@ class Workers(Executor):
         """
         if self._stop.is_set():
             raise CancelledError
-        if self._broken:
-            raise BrokenExecutor(self._broken)
+        if self._no_more:
+            raise BrokenExecutor(self._no_more)
         with contextlib.suppress(IndexError):
             return self._idle.pop()
         for _ in range(2):
-            worker = _Worker(*self._initializer)
+            worker = _Worker(self._begin)
             try:
-                worker.wait_until_ready()
+                worker.pipe.recv()  # it is ready
                 return worker
             except (EOFError, OSError):
                 worker.close()
-        self._broken = "they die before their first image"
-        raise BrokenExecutor(self._broken)
+        self._no_more = "they die before their first image"
+        raise BrokenExecutor(self._no_more)
 
 
 def _explain_death(code: int) -> str:

@@ -18,7 +18,7 @@ from pycocotools import mask as mask_api
 from official.prepare import write_ground_truth
 from official.readers import read_coco
 from promerge_d2.coco.check import validate_labels
-from promerge_d2.coco.ground_truth import parse_ground_truth, read_ground_truth
+from promerge_d2.coco.ground_truth import read_ground_truth
 from promerge_d2.coco.predictions import read_predictions
 from promerge_d2.data.lazy import LazyCoco
 from promerge_d2.evaluation import align_predictions, evaluate_class_agnostic
@@ -26,6 +26,7 @@ from promerge_d2.pseudo_labels.finding import list_images
 from promerge_d2.pseudo_labels.importing import import_labels
 from promerge_d2.utils.errors import UserError
 from tests.coco import plain
+from tests.helpers import parse_ground_truth
 
 ASKED = int(os.environ.get("PROMERGE_EXAMPLES", "0"))
 TRIED = settings(

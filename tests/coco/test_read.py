@@ -4,10 +4,10 @@ import copy
 
 import pytest
 
-from promerge_d2.coco.ground_truth import parse_ground_truth, read_ground_truth
-from promerge_d2.coco.predictions import parse_predictions
+from promerge_d2.coco.ground_truth import read_ground_truth
 from promerge_d2.evaluation import align_predictions
 from promerge_d2.utils.errors import UserError
+from tests.helpers import parse_ground_truth, parse_predictions
 
 NAN, INF = float("nan"), float("inf")
 

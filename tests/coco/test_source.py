@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from promerge_d2.coco.ground_truth import parse_ground_truth, read_ground_truth
-from promerge_d2.coco.predictions import parse_predictions, read_predictions
+from promerge_d2.coco.ground_truth import read_ground_truth
+from promerge_d2.coco.predictions import read_predictions
 from promerge_d2.coco.read import CocoSource
 from promerge_d2.utils.errors import UserError
+from tests.helpers import parse_ground_truth, parse_predictions
 
 OBJECTS = [(1, 20, 0, 40, 40, {"score": 0.25}), (2, 1.5, 0, 10, 10, {"iscrowd": 1})]
 

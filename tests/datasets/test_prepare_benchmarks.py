@@ -13,10 +13,9 @@ from pycocotools import mask as mask_api
 
 from official.readers import LVIS_NAMES, cocofied
 from promerge_d2.coco.ground_truth import read_ground_truth
-from promerge_d2.coco.predictions import parse_predictions
 from promerge_d2.data.benchmarks import BENCHMARKS
 from promerge_d2.evaluation import align_predictions, evaluate_class_agnostic
-from tests.helpers import ROOT, save_image, square
+from tests.helpers import ROOT, parse_predictions, save_image, square
 
 GREY = np.full((60, 80, 3), 99, np.uint8)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from promerge_d2.coco.ground_truth import parse_ground_truth
-from promerge_d2.coco.predictions import parse_predictions
 from promerge_d2.evaluation import align_predictions, evaluate_class_agnostic
+from tests.helpers import parse_ground_truth, parse_predictions
 
 
 @pytest.fixture

@@ -4,10 +4,9 @@ import logging
 
 import pytest
 
-from promerge_d2.coco.ground_truth import parse_ground_truth
-from promerge_d2.coco.predictions import parse_predictions
 from promerge_d2.evaluation import align_predictions
 from promerge_d2.utils.errors import UserError
+from tests.helpers import parse_ground_truth, parse_predictions
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from promerge_d2.coco.ground_truth import parse_ground_truth
-from promerge_d2.coco.predictions import parse_predictions
 from promerge_d2.evaluation import (
     METRICS,
     align_predictions,
@@ -19,7 +17,7 @@ from promerge_d2.evaluation import (
 )
 from promerge_d2.utils.errors import UserError
 from tests.evaluation.helpers import plain_pycocotools, random_case
-from tests.helpers import run_tool
+from tests.helpers import parse_ground_truth, parse_predictions, run_tool
 
 HIT, MISS = (20, 0, 40, 40), (150, 60, 40, 30)
 

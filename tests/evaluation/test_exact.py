@@ -15,13 +15,12 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_api
 
-from promerge_d2.coco.ground_truth import parse_ground_truth
-from promerge_d2.coco.predictions import parse_predictions
 from promerge_d2.coco.rle import to_rle
 from promerge_d2.evaluation import METRICS, align_predictions, match_instances, metrics_of
 from promerge_d2.evaluation.metrics import check_iou_types
 from promerge_d2.utils.errors import UserError
 from tests.evaluation.helpers import plain_pycocotools, random_case
+from tests.helpers import parse_ground_truth, parse_predictions
 
 
 def _many(seed):

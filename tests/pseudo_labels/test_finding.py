@@ -30,7 +30,7 @@ def test_a_folder_is_searched_at_any_depth(photos):
     found = list_images(photos)
     assert found.root == photos
     assert found.names == ("a.PNG", "b.jpg", "deep/a.jpg", "deep/er/c.webp")
-    assert found.path("deep/a.jpg") == photos / "deep" / "a.jpg"
+    assert found.root / "deep/a.jpg" == photos / "deep" / "a.jpg"
 
 
 def test_a_list_counts_from_its_own_folder(photos, tmp_path, monkeypatch):
@@ -39,7 +39,7 @@ def test_a_list_counts_from_its_own_folder(photos, tmp_path, monkeypatch):
     listing.write_text("photos/deep/a.jpg\n\n# photos/left_out.jpg\n  photos/b.jpg  \n")
     found = list_images(listing)
     assert found.names == ("b.jpg", "deep/a.jpg")
-    assert found.path("b.jpg").samefile(photos / "b.jpg")
+    assert (found.root / "b.jpg").samefile(photos / "b.jpg")
 
 
 def test_a_list_may_hold_absolute_paths_and_missing_files(photos, tmp_path):
@@ -237,7 +237,7 @@ def test_bad_coco_files_are_refused(tmp_path, content, message):
 
 def test_an_image_root_belongs_to_a_list(photos, tmp_path):
     (tmp_path / "list.txt").write_text("b.jpg\n")
-    assert list_images(tmp_path / "list.txt", photos).path("b.jpg") == photos / "b.jpg"
+    assert list_images(tmp_path / "list.txt", photos).root == photos
     with pytest.raises(UserError, match=r"\.txt or \.json"):
         list_images(photos, photos)
 

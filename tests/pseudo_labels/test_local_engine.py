@@ -27,7 +27,7 @@ from promerge_d2.pseudo_labels import (
     local_engine,
     parts_of,
 )
-from promerge_d2.pseudo_labels.local_engine import Job, label_jobs
+from promerge_d2.pseudo_labels.local_engine import Job
 from promerge_d2.pseudo_labels.store import NotFinished
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageError
@@ -54,6 +54,12 @@ def photos(tmp_path):
 
 def jobs_of(folder):
     return [Job(path) for path in sorted(folder.iterdir())]
+
+
+def label_jobs(jobs, generator, workers, batch_size):
+    """The futures alone."""
+    for _, future in LocalEngine(workers, batch_size)(jobs, generator, threading.Event()):
+        yield future
 
 
 def outcomes(futures):

@@ -1,5 +1,6 @@
 """Processes that die for real."""
 
+import functools
 import logging
 import multiprocessing
 import os
@@ -22,8 +23,8 @@ def executor(monkeypatch):
     monkeypatch.setattr(workers, "serve_calls", serve_calls)
     started = []
 
-    def start(count, initializer=int, arguments=()):
-        started.append(Workers(count, initializer, arguments, start.stop))
+    def start(count, initializer=int):
+        started.append(Workers(count, initializer, start.stop))
         return started[-1]
 
     start.stop = threading.Event()
@@ -76,7 +77,7 @@ def test_deaths_one_after_the_other_are_not_the_jobs_fault(executor, monkeypatch
 
 
 def test_workers_that_cannot_begin(executor, tmp_path):
-    pool = executor(1, begin_once, (tmp_path / "mark",))
+    pool = executor(1, functools.partial(begin_once, tmp_path / "mark"))
     future = pool.submit(os._exit, 5)
     assert outcome(future) == BrokenExecutor
     assert str(future.exception()) == "they die before their first image"
