@@ -90,7 +90,7 @@ def plan_from(args: argparse.Namespace) -> Plan:
         settings=settings,
     )
     names = [images.names[place] for place in spread(len(images.names), args.count)]
-    return Plan(workload, tuple(map(images.path, names)), full=args.full)
+    return Plan(workload, tuple(images.root / name for name in names), full=args.full)
 
 
 def sample(part: str) -> Path:

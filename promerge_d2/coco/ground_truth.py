@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-import numpy as np
-
 from promerge_d2.coco.fields import Tally
 from promerge_d2.coco.read import CocoSource, iter_objects, read_images
 from promerge_d2.coco.records import ImageId, ImageInfo
@@ -35,12 +33,8 @@ class GroundTruth:
 
     def restricted_to(self, image_ids: set[ImageId]) -> GroundTruth:
         """Return the same ground truth with the images ``image_ids`` only."""
-        kept = np.array([image_id in image_ids for image_id in self.objects.image_ids], bool)
-        return GroundTruth(
-            self.name,
-            {i: image for i, image in self.images.items() if i in image_ids},
-            self.objects.take(np.flatnonzero(kept[self.objects.image])),
-        )
+        images = {i: image for i, image in self.images.items() if i in image_ids}
+        return GroundTruth(self.name, images, self.objects.on_images(image_ids))
 
 
 def read_ground_truth(file: str | os.PathLike | CocoSource) -> GroundTruth:

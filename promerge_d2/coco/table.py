@@ -6,6 +6,7 @@ RLE of the original image.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -98,21 +99,17 @@ class InstanceTable:
 
     def take(self, rows: np.ndarray) -> InstanceTable:
         """Some of the rows, by their numbers."""
-        numbers = rows.tolist()
-        return InstanceTable(
-            self.name,
-            self.section,
-            self.image_ids,
-            self.number[rows],
-            [self.ids[row] for row in numbers],
-            self.image[rows],
-            self.box[rows],
-            [self.masks[row] for row in numbers],
-            self.size[rows],
-            self.area[rows],
-            self.crowd[rows],
-            self.score[rows],
-        )
+        arrays = ("number", "image", "box", "size", "area", "crowd", "score")
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in arrays}
+        for name in ("ids", "masks"):
+            values = getattr(self, name)
+            columns[name] = [values[row] for row in rows.tolist()]
+        return dataclasses.replace(self, **columns)
+
+    def on_images(self, image_ids: set[ImageId]) -> InstanceTable:
+        """The instances of some images."""
+        kept = np.array([image_id in image_ids for image_id in self.image_ids], bool)
+        return self.take(np.flatnonzero(kept[self.image]))
 
     def on_image(self, image_id: ImageId) -> list[Instance]:
         """The instances of one image."""

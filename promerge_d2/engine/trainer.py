@@ -29,7 +29,7 @@ from promerge_d2.data.loader import (
 )
 from promerge_d2.data.mapper import LabelMapper
 from promerge_d2.engine.setup import building, reading_checkpoint
-from promerge_d2.evaluation import ClassAgnosticEvaluator
+from promerge_d2.evaluation.evaluator import ClassAgnosticEvaluator
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path
 from promerge_d2.utils.seeding import STEP, seed_torch

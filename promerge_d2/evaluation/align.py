@@ -9,8 +9,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from promerge_d2.coco.ground_truth import GroundTruth
 from promerge_d2.coco.predictions import PredictionFile, on_images
 from promerge_d2.coco.records import ImageId, ImageInfo, name_key
@@ -49,12 +47,8 @@ class Predictions:
 
     def restricted_to(self, image_ids: set[ImageId]) -> Predictions:
         """Return the predictions on the images ``image_ids`` only."""
-        kept = np.array([image_id in image_ids for image_id in self.instances.image_ids], bool)
-        return dataclasses.replace(
-            self,
-            instances=self.instances.take(np.flatnonzero(kept[self.instances.image])),
-            listed=self.listed & image_ids,
-        )
+        instances = self.instances.on_images(image_ids)
+        return dataclasses.replace(self, instances=instances, listed=self.listed & image_ids)
 
 
 def align_predictions(

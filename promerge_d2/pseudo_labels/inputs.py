@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import functools
 import gzip
@@ -75,13 +76,13 @@ class TarImage:
         Raises:
             OSError: the tar cannot be read.
         """
-        if tar_suffix(self.tar.name) == TARS[0]:
-            with open(self.tar, "rb") as file:
+        is_plain = tar_suffix(self.tar.name) == TARS[0]
+        try:
+            with open(self.tar, "rb") if is_plain else _compressed(self.tar) as file:
                 file.seek(self.offset)
-                content = file.read(self.size)
-        else:
-            content = _read_compressed(self.tar, self.offset, self.size)
-        opened = _Member(content)
+                opened = _Member(file.read(self.size))
+        except (EOFError, zlib.error) as error:
+            raise OSError(errno.EIO, str(error)) from error
         opened.name = self.name
         return opened
 
@@ -95,23 +96,14 @@ class _Member(io.BytesIO):
         return self.name
 
 
-def _read_compressed(path: Path, offset: int, size: int) -> bytes:
-    try:
-        with _compressed_lock:
-            file = _compressed(path)
-            file.seek(offset)
-            return file.read(size)
-    except (EOFError, zlib.error) as error:
-        raise OSError(errno.EIO, str(error)) from error
-
-
 _compressed_lock = threading.Lock()
+_keep_open = functools.lru_cache(maxsize=2)(gzip.open)  # reading on is no second decompression
 
 
-@functools.lru_cache(maxsize=2)
-def _compressed(path: Path) -> gzip.GzipFile:
-    """Keep a compressed tar open: reading on from where it is costs no second decompression."""
-    return gzip.open(path)
+@contextlib.contextmanager
+def _compressed(path: Path) -> Iterator[gzip.GzipFile]:
+    with _compressed_lock:
+        yield _keep_open(path)
 
 
 @dataclass(frozen=True)

@@ -260,8 +260,6 @@ def test_core_imports_without_detectron2():
         "sys.meta_path.insert(0, Absent())\n"
         "import promerge_d2.evaluation as e\n"
         "assert e.evaluate_class_agnostic\n"
-        "try:\n    e.ClassAgnosticEvaluator\n"
-        "except ImportError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "run `python tools/install_detectron2.py`" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
+from promerge_d2.labeler.refine.mean_field import infer_masks
 from promerge_d2.utils.errors import UserError
 
 CRF_ITERATIONS = 10
@@ -31,9 +32,6 @@ def mean_field(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     Returns:
         (M, h, w) bool, as ``dense_crf``'s but for a few pixels in a million.
     """
-    # here, since numba takes a second to import
-    from promerge_d2.labeler.refine.mean_field import infer_masks
-
     return infer_masks(image, masks, CRF_ITERATIONS, CRF_GAUSSIAN, CRF_BILATERAL)
 
 

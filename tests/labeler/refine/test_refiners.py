@@ -3,6 +3,7 @@ import sys
 import numpy as np
 import pytest
 
+from promerge_d2.labeler.config import GridConfig
 from promerge_d2.labeler.refine import REFINERS, check_refiner, refine_masks
 from promerge_d2.labeler.refine.crf import dense_crf
 from promerge_d2.utils.errors import UserError
@@ -78,7 +79,7 @@ def test_the_refiner_sees_the_image_and_its_masks(monkeypatch):
 
 def test_unknown_refiner():
     with pytest.raises(UserError) as caught:
-        check_refiner("sam")
+        GridConfig(refine="sam")
     assert "'sam'" in str(caught.value)
     for name in REFINERS:
         assert name in str(caught.value)
