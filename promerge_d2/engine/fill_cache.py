@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass, field
 
@@ -105,20 +106,17 @@ class Tokens(torch.utils.data.Dataset):
     def __init__(self, cfg: CfgNode, views: dict[str, list[View]]) -> None:
         self.cfg = cfg
         self.views = list(views.items())
-        self._pyramid = None
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_pyramid": None}  # a worker builds its own
+        return {"cfg": self.cfg, "views": self.views}  # a worker builds a pyramid of its own
 
     def __len__(self) -> int:
         return len(self.views)
 
-    @property
+    @functools.cached_property
     def pyramid(self) -> torch.nn.Module:
         """The detector's backbone with the cache, built when it is first asked for."""
-        if self._pyramid is None:
-            self._pyramid = build_backbone(self.cfg).to(self.cfg.MODEL.DEVICE)
-        return self._pyramid
+        return build_backbone(self.cfg).to(self.cfg.MODEL.DEVICE)
 
     def __getitem__(self, index: int) -> tuple[int, int, int, str | None]:
         """Compute an image's tokens where they are not there.

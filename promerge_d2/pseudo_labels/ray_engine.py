@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
 from promerge_d2.labeler import LabelResult, MaskGenerator
@@ -149,13 +150,6 @@ class _Failed:
     where: str
 
 
-class _Remote(Exception):
-    """A traceback from elsewhere, as the cause of an error."""
-
-    def __str__(self) -> str:
-        return f"\n{self.args[0]}"
-
-
 def _pairs(table: pyarrow.Table) -> list[tuple[Job, Any]]:
     return [pickle.loads(state.as_py()) for state in table["state"]]
 
@@ -210,7 +204,7 @@ def _taken(table: pyarrow.Table) -> Iterable[tuple[Job, Future[LabelResult]]]:
     for job, value in _pairs(table):
         future: Future[LabelResult] = Future()
         if isinstance(value, _Failed):
-            value.error.__cause__ = _Remote(value.where)
+            value.error.__cause__ = RemoteTraceback(f"\n{value.where}")
             future.set_exception(value.error)
         else:
             future.set_result(value)
