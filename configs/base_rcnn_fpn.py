@@ -6,8 +6,7 @@ from omegaconf import DictConfig
 
 from promerge_d2.data.loader import build_test_loader, build_train_loader
 from promerge_d2.data.mapper import LabelChoice, LabelMapper
-from promerge_d2.engine.lazy import ClippedSGD
-from promerge_d2.evaluation.evaluator import ClassAgnosticEvaluator
+from promerge_d2.engine.lazy import ClippedSGD, evaluator_of
 from promerge_d2.modeling import IgnoringRPN, WeightedMaskHead
 
 
@@ -64,9 +63,7 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(ClassAgnosticEvaluator)(
-        dataset_name="${dataloader.test.names.0}", output_dir="${train.output_dir}"
-    ),
+    evaluator=L(evaluator_of)(names="${dataloader.test.names}", output_dir="${train.output_dir}"),
 )
 
 optimizer = L(ClippedSGD)(max_norm=1.0, lr=0.01, momentum=0.9, weight_decay=5e-5)

@@ -27,6 +27,7 @@ from promerge_d2.config import add_promerge_config
 from promerge_d2.data import register_from_config
 from promerge_d2.engine.setup import check_device, check_files, check_schedule, reached_steps
 from promerge_d2.engine.trainer import ProMergeTrainer
+from promerge_d2.evaluation.evaluator import ClassAgnosticEvaluator
 from promerge_d2.utils.errors import UserError
 
 PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -109,6 +110,16 @@ def test_lazy(lazy: DictConfig, model: torch.nn.Module) -> dict:
     if comm.is_main_process():
         print_csv_format(results)
     return results
+
+
+def evaluator_of(names: Sequence[str], output_dir: str) -> ClassAgnosticEvaluator:
+    """Build the evaluator of the one data set of ``dataloader.test``.
+
+    Args:
+        names: of that data set alone.
+        output_dir: where detections are written.
+    """
+    return ClassAgnosticEvaluator(names[0], output_dir=output_dir)
 
 
 def multistep_schedule(

@@ -19,7 +19,7 @@ from detectron2.evaluation import COCOEvaluator, print_csv_format  # noqa: E402
 from detectron2.structures import Boxes, Instances  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 
-from promerge_d2.evaluation import ClassAgnosticEvaluator  # noqa: E402
+from promerge_d2.evaluation.evaluator import ClassAgnosticEvaluator  # noqa: E402
 
 HEIGHT, WIDTH = 100, 200
 
