@@ -10,11 +10,10 @@ and columns of the patch grid, M masks, h and w of the working image.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -228,30 +227,8 @@ class Labeler(ABC, Generic[ConfigT]):
         Raises:
             ImageError: the image cannot be read.
         """
-        (result,) = self.label_batch([image])
-        return result
-
-    def label_batch(
-        self, images: Iterable[ImageLike], batch_size: int = 1
-    ) -> Iterator[LabelResult]:
-        """Label images lazily, in their order, ``batch_size`` at a time.
-
-        On a CPU the masks are those of single calls; see ``FeatureExtractor.start``.
-
-        Args:
-            images: see ``__call__``.
-            batch_size: images that go through the network together.
-
-        Yields:
-            Each image's masks.
-
-        Raises:
-            ImageError: an image cannot be read.
-        """
-        images = iter(images)
-        processor = self.processor
-        while batch := list(map(processor.preprocess, itertools.islice(images, batch_size))):
-            yield from map(processor.postprocess, self.forward(batch))
+        (output,) = self.forward([self.processor.preprocess(image)])
+        return self.processor.postprocess(output)
 
     @property
     def processor(self) -> GridProcessor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -14,6 +16,13 @@ GRID = 12  # patches a side of the stub
 def grid(*rows: str) -> np.ndarray:
     """A mask (H, W) drawn in text: `#` is set, `.` is not."""
     return np.array([[cell == "#" for cell in row] for row in rows])
+
+
+def label_batch(labeler, images, batch_size=1):
+    """Each image's result, ``batch_size`` of them at a time through the network."""
+    images, processor = iter(images), labeler.processor
+    while batch := list(map(processor.preprocess, itertools.islice(images, batch_size))):
+        yield from map(processor.postprocess, labeler.forward(batch))
 
 
 def as_bytes(masks) -> list[bytes]:

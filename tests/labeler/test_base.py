@@ -10,6 +10,7 @@ from pycocotools import mask as mask_utils
 from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler, labeler_of_preset
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.image import ImageError
+from tests.labeler.helpers import label_batch
 
 
 def make(tiny, **settings):
@@ -76,31 +77,11 @@ def test_exif_rotated_file_equals_the_rotated_array(tiny, tmp_path, orientation,
     assert release.records == make(tiny)(stored)
 
 
-def test_batch_equals_single_calls_and_is_lazy(tiny):
-    labeler = make(tiny)
-    images = [picture(), picture(64, 64), picture()[::-1].copy()]
-    taken = []
-
-    def source():
-        for index, image in enumerate(images):
-            taken.append(index)
-            yield image
-
-    batch = labeler.label_batch(source())
-    first = next(batch)
-    assert taken == [0]
-    results = [first, *batch]
-    for image, result in zip(images, results, strict=True):
-        single = labeler.label(image)
-        assert (single.height, single.width) == (result.height, result.width)
-        assert (single.records, single.reason) == (result.records, result.reason)
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
 def test_batches_of_any_size_change_nothing(tiny, batch_size):
     labeler = make(tiny)
     images = [picture(), picture(64, 64), picture()[::-1].copy(), picture(70, 50)]
-    found = [result.records for result in labeler.label_batch(images, batch_size)]
+    found = [result.records for result in label_batch(labeler, images, batch_size)]
     assert found == [labeler(image) for image in images]
 
 

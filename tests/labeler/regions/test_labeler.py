@@ -8,7 +8,7 @@ from pycocotools import mask as mask_utils
 from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler, RegionsConfig, RegionsLabeler
 from promerge_d2.labeler.refine.resize import upsample_smoothly
 from promerge_d2.labeler.regions.labeler import scored_regions
-from tests.labeler.helpers import grid
+from tests.labeler.helpers import grid, label_batch
 
 
 def test_best_preset_scores_and_ranks(tiny):
@@ -35,7 +35,7 @@ def test_images_of_several_shapes_go_in_one_batch(tiny):
         rng.integers(0, 255, (*shape, 3)).astype(np.uint8)
         for shape in ((40, 60), (60, 40), (40, 60), (50, 50))
     ]
-    together = list(labeler.label_batch(images, batch_size=4))
+    together = list(label_batch(labeler, images, 4))
     assert [result.records for result in together] == [labeler(image) for image in images]
 
 

@@ -14,6 +14,7 @@ from promerge_d2.labeler.regions.tiles import (
 )
 from promerge_d2.utils.image import resize_image
 from tests.helpers import TINY, photo, square, use_tiny
+from tests.labeler.helpers import label_batch
 
 
 def test_windows_by_hand():
@@ -156,5 +157,5 @@ def test_batches_of_several_shapes_give_single_results(labeler):
     images = [
         photo(h, w, (10, 10, 40, 40), seed=h) for h, w in ((100, 160), (160, 100), (100, 160))
     ]
-    together = list(labeler.label_batch(images, batch_size=3))
+    together = list(label_batch(labeler, images, 3))
     assert [result.records for result in together] == [labeler(image) for image in images]
