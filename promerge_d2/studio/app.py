@@ -7,6 +7,7 @@ import importlib.resources
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -162,6 +163,12 @@ def _add_errors(app: FastAPI) -> None:
     def user_error(request: Request, error: UserError) -> JSONResponse:
         missing = isinstance(error, UnknownId | PictureMissing)
         return JSONResponse({"detail": str(error)}, 404 if missing else 400)
+
+    @app.exception_handler(RequestValidationError)
+    def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]  # FastAPI's own answer would repeat what was sent
+        place = ".".join(map(str, first["loc"]))
+        return JSONResponse({"detail": f"{place}: {first['msg']}"}, 422)
 
 
 def _read_static() -> dict[str, bytes]:

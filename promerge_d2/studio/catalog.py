@@ -21,6 +21,7 @@ import numpy as np
 from promerge_d2.coco.index import CocoIndex, stamp_of
 from promerge_d2.coco.json_stream import JsonStream
 from promerge_d2.coco.read import CocoSource
+from promerge_d2.coco.records import ImageInfo, Instance
 from promerge_d2.coco.write import CATEGORIES
 from promerge_d2.features.weights import cache_dir
 from promerge_d2.utils.errors import UserError
@@ -49,7 +50,7 @@ class Catalog:
         reasons: N reasons why there is no mask, None where the file does not say.
         owner: (A,) int32, the photograph of each annotation.
         rank: (A,) int32, from 0: how many masks of the photograph score higher; ties as in the
-            file.
+            file; what is no mask comes last.
         share: (A,) float32, area of the mask by that of the photograph.
 
     Raises:
@@ -72,12 +73,24 @@ class Catalog:
         self.owner = np.repeat(np.arange(len(images), dtype=np.int32), count)
         pixels = np.array([max(1, image.size[0] * image.size[1]) for image in images], np.float32)
         self.share = self.index.areas / pixels[self.owner]
-        order = np.lexsort((-self.index.scores, self.owner))  # stable
+        costs = np.where(self.index.is_plain, -self.index.scores, np.inf)
+        order = np.lexsort((costs, self.owner))  # stable
         self.rank = np.empty(len(order), np.int32)
         self.rank[order] = np.arange(len(order)) - np.repeat(self.index.first[:-1], count)
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def read(self, place: int) -> tuple[ImageInfo, list[Instance]]:
+        """Read a photograph's entry and its objects.
+
+        Raises:
+            UserError: the file is gone or has changed.
+        """
+        # the mapped file would otherwise be read as it was, or where it has ended
+        if stamp_of(self.index.path) != self.index.stamp:
+            raise UserError(f"{self.path} was changed while it was in use; start again")
+        return self.index.read(place)
 
     @functools.cached_property
     def categories(self) -> list[Any]:

@@ -8,6 +8,7 @@ that no other site's requests carry.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 from collections.abc import Mapping
@@ -71,20 +72,22 @@ class Guard:
         if not self._has_cookie(headers):
             await _answer(send, 403, "open the address that `promerge studio` has printed")
             return
+        body = _LimitedBody(receive)
         started = False
 
         async def guarded_send(message: Message) -> None:
             nonlocal started
+            if body.too_large and not started:
+                return  # what the application makes of half a body
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message["headers"], *_encoded(HEADERS)]
             await send(message)
 
-        try:
-            await self._app(scope, _limited(receive), guarded_send)
-        except _TooLarge:
-            if not started:
-                await _answer(send, 413, f"a request may have {MAX_BODY} bytes")
+        with contextlib.suppress(_TooLarge):
+            await self._app(scope, body.receive, guarded_send)
+        if body.too_large and not started:
+            await _answer(send, 413, f"a request may have {MAX_BODY} bytes")
 
     def _refuse(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
         hosts = [value for name, value in scope["headers"] if name == b"host"]
@@ -124,20 +127,22 @@ class Guard:
         return hmac.compare_digest(text.encode("utf-8", "surrogatepass"), self._token.encode())
 
 
-def _limited(receive: Receive) -> Receive:
-    """Stop a body that is longer than it may be, whatever its header said."""
-    seen = 0
+class _LimitedBody:
+    """A body that ends where it gets longer than it may be, whatever its header said."""
 
-    async def limited() -> Message:
-        nonlocal seen
-        message = await receive()
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._seen = 0
+        self.too_large = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
         if message["type"] == "http.request":
-            seen += len(message.get("body", b""))
-            if seen > MAX_BODY:
+            self._seen += len(message.get("body", b""))
+            if self._seen > MAX_BODY:
+                self.too_large = True
                 raise _TooLarge
         return message
-
-    return limited
 
 
 async def _answer(

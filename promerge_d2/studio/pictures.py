@@ -77,7 +77,7 @@ class Pictures:
         except (OSError, Image.DecompressionBombError) as error:
             raise ImageError(f"cannot read {found}: {error}") from error
         small = Image.fromarray(pixels)
-        height, width = fit(*pixels.shape[:2], side)
+        height, width = fit(pixels.shape[0], pixels.shape[1], side)
         if small.size != (width, height):
             small = small.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2)
         with atomic_path(target) as part:

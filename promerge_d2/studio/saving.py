@@ -64,7 +64,7 @@ def save(
     masks = 0
     with coco_writer(path, info, catalog.categories) as out:
         for place in range(len(catalog)):
-            image, objects = catalog.index.read(place)
+            image, objects = catalog.read(place)
             rows = range(first[place], first[place + 1])
             records = [
                 item.where.record

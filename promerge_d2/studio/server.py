@@ -57,9 +57,6 @@ class Server:
         token = secrets.token_urlsafe(24)
         self.url = f"http://{ADDRESS}:{number}/?token={token}"
         self.app = Guard(build_app(session), number, token)
-
-    def run(self) -> None:
-        """Answer until SIGINT or SIGTERM."""
         config = uvicorn.Config(
             self.app,
             log_level="warning",
@@ -67,4 +64,12 @@ class Server:
             server_header=False,
             timeout_graceful_shutdown=2,
         )
-        uvicorn.Server(config).run(sockets=[self._port])
+        self._server = uvicorn.Server(config)
+
+    def run(self) -> None:
+        """Answer until SIGINT or SIGTERM, or ``stop`` is called."""
+        self._server.run(sockets=[self._port])
+
+    def stop(self) -> None:
+        """End ``run``, from another thread."""
+        self._server.should_exit = True

@@ -66,7 +66,6 @@ class Session:
         self.stages = StageView(self.catalog.info, weights)
         self._lock = threading.RLock()
         self._saving = threading.Lock()
-        self._read = functools.lru_cache(maxsize=64)(self.catalog.index.read)
         self._file_outlines = functools.lru_cache(maxsize=_OUTLINES)(self._outlines_of_file)
 
     def close(self) -> None:
@@ -140,9 +139,8 @@ class Session:
             shown &= best >= np.float32(wanted.low)
         if wanted.high is not None:
             shown &= (best >= 0) & (best <= np.float32(wanted.high))
-        shown &= {"any": True, "todo": ~reviewed, "edited": edited, "reviewed": reviewed}[
-            wanted.status
-        ]
+        if wanted.status != "any":
+            shown &= {"todo": ~reviewed, "edited": edited, "reviewed": reviewed}[wanted.status]
         numbers = np.flatnonzero(shown)
         keys = {"most": -counts, "fewest": counts, "best": -best, "worst": best}
         if wanted.order == "name":
@@ -176,11 +174,11 @@ class Session:
         if not 0 <= place < len(catalog):
             raise UnknownId(f"there is no photograph {place}")
         with self._lock:
-            image, objects = self._read(place)
+            image, objects = self.catalog.read(place)
             height, width = fit(*image.size, OUTLINE_SIDES[side])
             first = int(catalog.index.first[place])
             edits = self.log.edits
-            masks = [
+            masks: list[dict[str, Any]] = [
                 {
                     "number": number,
                     "score": float(catalog.index.scores[first + number]),
@@ -222,7 +220,7 @@ class Session:
         }
 
     def _outlines_of_file(self, place: int, side: str) -> list[tuple[int, str]]:
-        image, objects = self._read(place)
+        image, objects = self.catalog.read(place)
         height, width = fit(*image.size, OUTLINE_SIDES[side])
         first = int(self.catalog.index.first[place])
         plain = self.catalog.index.is_plain

@@ -187,8 +187,8 @@ class StageView:
             found = labeler.extractor.weights_sha256
             if found != made["weights_sha256"]:
                 raise UserError(
-                    f"no stage view: the weights of {made['name']} here (SHA-256 {found[:12]}...) "
-                    f"are not those that made the file ({str(made['weights_sha256'])[:12]}...)"
+                    f"no stage view: the weights of {made['name']} here are not those that made "
+                    f"the file: SHA-256 {found} here, {made['weights_sha256']} there"
                 )
             self._labeler = labeler
         return self._labeler

@@ -64,6 +64,7 @@ export class Large {
     const photo = await get(`/api/photographs/${number}`);
     if (this.numbers[this.place] !== number) return; // gone on meanwhile
     this.selected.clear();
+    this.cursor = null;
     this.off.clear();
     this.allOff = false;
     $("picture").src = `/api/photographs/${number}/large.jpg?v=${this.version}`;
@@ -174,6 +175,7 @@ export class Large {
       if (!more) this.selected.clear();
       this.selected.add(number);
     }
+    this.cursor = number; // where the arrows go on from, also when nothing is selected any more
     this.draw();
     document.querySelector("#masks li.selected")?.scrollIntoView({ block: "nearest" });
   }
@@ -214,7 +216,7 @@ export class Large {
   step(by) {
     const listed = this.photo.masks.filter((mask) => mask.state !== "merged");
     if (!listed.length) return;
-    const at = listed.findIndex((mask) => this.selected.has(mask.number));
+    const at = listed.findIndex((mask) => mask.number === this.cursor);
     const next = at < 0 ? (by > 0 ? 0 : listed.length - 1)
       : Math.min(listed.length - 1, Math.max(0, at + by));
     this.select(listed[next].number, false);

@@ -7,6 +7,7 @@ import { Large } from "/static/large.js";
 const FILTERS = ["text", "reason", "least", "most", "size", "low", "high", "status", "order"];
 const CROWDED = 20; // masks that can be told from each other on one photograph
 const BEST = 10; // shown at first where there are more
+const MOVES = /^(Arrow|Page|Home|End)/; // keys that a slider takes
 let file;
 let found = { numbers: [], kept: 0, with_masks: 0 };
 const keep = { score: 0, best: null };
@@ -131,10 +132,12 @@ function save() {
 
 function onKey(event) {
   if (document.querySelector("dialog[open]")) return;
-  const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
+  const kind = event.target.type; // of a field; sliders and boxes leave letters to the page
+  const typing = /^(INPUT|SELECT)$/.test(event.target.tagName)
+    && !(kind === "range" && !MOVES.test(event.key)) && kind !== "checkbox" && kind !== "radio";
   const key = event.key.toLowerCase();
   if ((event.ctrlKey || event.metaKey) && !event.altKey) {
-    if (typing && event.target.type !== "range") return;
+    if (typing) return;
     if (key === "z" && !event.shiftKey) undo();
     else if (key === "y" || (key === "z" && event.shiftKey)) redo();
     else return;
