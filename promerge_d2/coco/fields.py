@@ -7,6 +7,7 @@ import logging
 import math
 import re
 import reprlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -59,6 +60,12 @@ class Tally:
         self.problems.update(other.problems)
         for problem, examples in other.examples.items():
             self.examples[problem] = [*self.examples.get(problem, ()), *examples][:NAMED]
+
+    def lines(self, what: str) -> Iterator[str]:
+        """Yield what a tool prints of it: each kind with its count, and the first few below."""
+        for problem, count in sorted(self.problems.items()):
+            yield f"  {what}: {count} {problem}:"
+            yield from (f"    {example}" for example in self.examples[problem])
 
     def log(self, what: str) -> None:
         """Warn of each kind, with its count and the first of it."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from promerge_d2.coco.fields import Tally
+from promerge_d2.coco.fields import EMPTY, Tally
 from promerge_d2.coco.read import CocoSource, iter_images, iter_objects, why_useless
-from promerge_d2.coco.records import ImageId, ImageInfo, RecordError, slashes
+from promerge_d2.coco.records import ImageId, ImageInfo, RecordError, rle_record, slashes
 from promerge_d2.coco.table import ImageTable
 from promerge_d2.coco.write import coco_writer
+from promerge_d2.pseudo_labels.formats import FORMATS
+from promerge_d2.pseudo_labels.formats.base import LABEL, Source
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import sha256_of
 
@@ -126,6 +129,52 @@ def import_labels(
                 continue
             crowd = {"image_id": number(item.image_id), "iscrowd": int(item.crowd)}
             out.add_annotation({**crowd, **item.mask_record()})
+    found.images, found.masks = out.images, out.annotations
+    return found
+
+
+def import_format(
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    format_name: str,
+    image_root: str | os.PathLike | None = None,
+    leave_out_damaged: bool = False,
+) -> Imported:
+    """Write labels that another tool keeps as one of our label files, image by image.
+
+    All classes become one; what the file calls an object other than "object" stays in the record
+    as ``label``. Scores stay, 1.0 where there is none.
+
+    Args:
+        source: the file or the folder, see the format's module in ``formats``.
+        output: the COCO JSON to write.
+        format_name: one of ``FORMATS``.
+        image_root: folder of the photographs, for formats that do not hold their sizes.
+        leave_out_damaged: leave records out that would be refused, and count them.
+
+    Returns:
+        What was done. Objects without a mask or without a pixel are left out and counted.
+
+    Raises:
+        UserError: it is not of that format, or a name leads out of the folder.
+        RecordError: a record is refused; the message names it.
+    """
+    found = Imported()
+    root = None if image_root is None else Path(image_root)
+    told = Source(Path(source), root, found.left_out, leave_out_damaged)
+    info = {"description": f"imported from {os.path.basename(source)} ({format_name})"}
+    with coco_writer(output, info) as out:
+        for image in FORMATS[format_name].read(told):
+            number = out.images + 1
+            size = {"width": image.width, "height": image.height}
+            out.add_image({"id": number, "file_name": image.name, **size})
+            for mask in image.masks:
+                record = rle_record(mask.rle, mask.score)
+                if not record["area"]:
+                    found.left_out.note(EMPTY, image.name)
+                    continue
+                label = {} if mask.label == LABEL else {"label": mask.label}
+                out.add_annotation({"image_id": number, **record, **label})
     found.images, found.masks = out.images, out.annotations
     return found
 
