@@ -5,12 +5,14 @@ Exit code: 0 everything is in it, 1 not finished, 2 something was left out (name
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from promerge_d2.cli.parser import ArgumentParser
 from promerge_d2.pseudo_labels.exporting import IMAGES, export_labels
 from promerge_d2.pseudo_labels.formats import FORMATS
 from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK
+from promerge_d2.utils.progress import progress
 
 
 def make_parser() -> ArgumentParser:
@@ -48,7 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     images = args.images or ("link" if args.image_root else "none")
     found = export_labels(
-        args.labels, args.output, args.to, images, args.image_root, args.valid_share
+        args.labels,
+        args.output,
+        args.to,
+        images,
+        args.image_root,
+        args.valid_share,
+        bar=functools.partial(progress, desc="images", unit="image"),
     )
     print(f"{found.masks} masks on {found.images} images: {args.output}")
     print(f"  photographs: {found.photographs} ({images})")

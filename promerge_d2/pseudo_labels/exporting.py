@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from promerge_d2.pseudo_labels.formats.base import (
 from promerge_d2.pseudo_labels.inputs import TarImage, find_image
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import make_folder
-from promerge_d2.utils.progress import progress
 
 IMAGES = "link", "copy", "none"
 MISSING = "photographs that are not there"
@@ -56,6 +55,7 @@ def export_labels(
     images: str = "none",
     image_root: str | os.PathLike | None = None,
     valid_share: float = 0.1,
+    bar: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Exported:
     """Write a label file in another format, image by image.
 
@@ -72,6 +72,7 @@ def export_labels(
             "copy".
         valid_share: part of the images that is for validation, for formats that tell them apart:
             evenly spaced ones.
+        bar: what the numbers of the images go through, such as a progress bar.
 
     Returns:
         What was done. Objects without a mask or a pixel, and crowds, are left out and counted.
@@ -92,7 +93,7 @@ def export_labels(
     with _whole_folder(Path(output)) as folder:
         order = Order(folder, len(index), valid_share, found.changes)
         with FORMATS[to].write(order) as add:
-            for place in progress(range(len(index)), desc="images", unit="image"):
+            for place in bar(range(len(index))):
                 image = _image(index, place, found.left_out)
                 belongs = add(image)
                 found.images += 1
