@@ -158,7 +158,7 @@ def evaluate_ours(folder: Path, kind: str, backend: str) -> Costs:
         matches = match_instances(truth, guesses, kind, backend=backend)
     with clock.stage("accumulation"):
         metrics = metrics_of(matches)
-    return clock.costs(), list(metrics.values())
+    return clock.costs(), list(metrics.values())[:12]  # COCOeval's; what follows is our own
 
 
 def write_synthetic(folder: Path, images: int, detections: int, masks: bool) -> None:
