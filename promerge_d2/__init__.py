@@ -1,12 +1,15 @@
 """Unsupervised class-agnostic instance segmentation: ProMerge masks, detectron2 detectors.
 
 Importing this registers the data sets, heads and backbones with detectron2, when it is installed.
-``promerge_d2.labeler`` and ``promerge_d2.features`` do without it.
+``promerge_d2.labeler`` and ``promerge_d2.features`` do without it. In the command ``promerge``,
+whose help must not wait for torch, importing ``promerge_d2.engine`` registers them.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 from promerge_d2.version import __version__
@@ -21,13 +24,21 @@ _HOME = {
     "register_promerge_instances": "promerge_d2.data",
 }
 
-try:
-    import detectron2  # noqa: F401 - only to see whether it is there
-except ModuleNotFoundError as error:
-    if error.name != "detectron2":
-        raise
-else:
-    from promerge_d2 import data, modeling  # noqa: F401 - they register when imported
+
+def _in_command() -> bool:
+    """Return whether this process is ``promerge`` or ``python -m promerge_d2``."""
+    script = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
+    return script in ("promerge", "promerge.exe") or sys.orig_argv[1:3] == ["-m", "promerge_d2"]
+
+
+if not _in_command():
+    try:
+        import detectron2  # noqa: F401 - only to see whether it is there
+    except ModuleNotFoundError as error:
+        if error.name != "detectron2":
+            raise
+    else:
+        from promerge_d2 import data, modeling  # noqa: F401 - they register when imported
 
 
 def __getattr__(name: str) -> Any:
@@ -40,5 +51,5 @@ def __getattr__(name: str) -> Any:
             raise
         raise ImportError(
             f"promerge_d2.{name} needs detectron2, which is not installed: "
-            "run `python tools/install_detectron2.py`"
+            "run `promerge env --install-detectron2`"
         ) from error

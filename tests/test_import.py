@@ -11,7 +11,7 @@ import promerge_d2
 
 needs_detectron2 = pytest.mark.skipif(
     importlib.util.find_spec("detectron2") is None,
-    reason="detectron2 is not installed (python tools/install_detectron2.py)",
+    reason="detectron2 is not installed (promerge env --install-detectron2)",
 )
 
 BLOCK_DETECTRON2 = """
@@ -55,7 +55,7 @@ def test_names_that_need_detectron2_say_how_to_install_it(name):
     code, output = run(BLOCK_DETECTRON2 + f"from promerge_d2 import {name}")
     assert code == 1
     assert f"ImportError: promerge_d2.{name} needs detectron2" in output
-    assert "python tools/install_detectron2.py" in output
+    assert "promerge env --install-detectron2" in output
 
 
 @pytest.mark.parametrize(

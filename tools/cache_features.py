@@ -1,57 +1,8 @@
 #!/usr/bin/env python
-"""Fill the token cache of a frozen-ViT detector ahead of training; again, it does nothing.
+"""``promerge cache-features`` from a clone; the same options."""
 
-Example:
-    python tools/cache_features.py --config configs/promerge_cascade_vit_small.yaml \
-        DATASETS.PROMERGE "[['mine', 'labels.json', 'photos']]"
-
-takes the arguments of tools/train_net.py: whatever changes the images there must be the same here.
-Exit code: 0 all tokens are there, 2 some images cannot be read (named), 3 refused.
-"""
-
-from __future__ import annotations
-
-import argparse
-
-import promerge_d2  # noqa: F401 - registers backbones and data sets
-from promerge_d2.cli.parser import ArgumentParser, run_tool
-from promerge_d2.data import check_datasets, register_from_config
-from promerge_d2.engine.fill_cache import fill_cache
-from promerge_d2.engine.setup import check_device, read_config
-from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK
-
-
-def main() -> int:
-    """Parse, fill, say what happened."""
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config", "--config-file", required=True, dest="config_file", metavar="FILE"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="processes of one thread each; default: one a core on a CPU, none with a GPU",
-    )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    args = parser.parse_args()
-    cfg = read_config(args.config_file, args.opts)
-    register_from_config(cfg)
-    check_device(cfg)
-    check_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    filled = fill_cache(cfg, args.workers)
-    views = filled.computed + filled.there
-    print(
-        f"{views} views of {filled.images} images: {filled.computed} computed, {filled.there} were "
-        f"there; {filled.bytes / 1e9:.2f} GB ({filled.bytes / max(views, 1) / 1e6:.2f} MB each) in "
-        f"{cfg.MODEL.FROZEN_VIT.CACHE_DIR}; {filled.seconds:.0f} s"
-    )
-    for problem in filled.failures.values():
-        print(f"  {problem}")
-    return EXIT_FAILURES if filled.failures else EXIT_OK
-
+from promerge_d2.cli.cache_features import main
+from promerge_d2.cli.parser import run_tool
 
 if __name__ == "__main__":
     run_tool(main)

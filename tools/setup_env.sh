@@ -11,8 +11,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root"
 venv=$root/.venv
 stamp=$venv/promerge_d2.stamp
-inputs=(setup.py pyproject.toml tools/install_detectron2.py tools/requirements-weights.txt
-    tools/setup_env.sh)
+inputs=(setup.py pyproject.toml promerge_d2/cli/install_detectron2.py
+    tools/requirements-weights.txt tools/setup_env.sh)
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
 say() { echo "set-up: $*" >&2; }

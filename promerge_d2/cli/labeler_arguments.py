@@ -13,19 +13,20 @@ from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.utils.errors import UserError
 
 
-def add_labeler_arguments(parser: argparse.ArgumentParser) -> None:
+def add_labeler_arguments(parser: argparse.ArgumentParser, preset: str = "release") -> None:
     """Add the options that ``labeler_from`` reads, and below the help every setting's meaning.
 
     Args:
         parser: whose epilog and formatter are set too.
+        preset: the one that is taken when none is named.
     """
     parser.epilog = settings_help()
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--preset",
-        default="release",
+        default=preset,
         choices=tuple(PRESETS),
-        help="a labeler and its settings, see below (release)",
+        help=f"a labeler and its settings, see below ({preset})",
     )
     parser.add_argument("--backbone", default="dino_vitb8", help=", ".join(BACKBONES))
     parser.add_argument("--weights", help="local weights file instead of the official one")

@@ -6,7 +6,9 @@ import argparse
 import io
 import logging
 import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from promerge_d2.utils.errors import EXIT_NOT_FINISHED, EXIT_OK, EXIT_REFUSED, UserError
@@ -30,6 +32,8 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     Args:
         main: takes nothing, returns one of the ``EXIT_*`` codes (None means ``EXIT_OK``).
     """
+    # timm's, nothing to act on
+    warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -42,3 +46,19 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         sys.stderr.write("interrupted\n")
         sys.exit(EXIT_NOT_FINISHED)
     sys.exit(EXIT_OK if code is None else code)
+
+
+def find_config(name: str) -> str:
+    """Find a configuration: a file, or else one of those that come with this package.
+
+    Args:
+        name: path of a file, or a shipped config's name such as ``promerge_cascade.yaml`` or
+            ``semi_supervised/promerge_cascade_10perc.yaml``.
+
+    Returns:
+        The file; ``name`` itself if there is none, which its reader refuses.
+    """
+    package = Path(__file__).parents[1]
+    folders = (package / "configs", package.parent / "configs")  # of a wheel, of the repository
+    shipped = (folder / name for folder in folders)
+    return next((str(file) for file in (Path(name), *shipped) if name and file.is_file()), name)

@@ -84,8 +84,7 @@ def validate_labels(path: str | os.PathLike, size_of: SizeOf | None = None) -> V
     source = CocoSource(path, "label file")
     if source.is_list:
         raise UserError(
-            f"{path} is a bare list without images; make a COCO file of it first: "
-            "python tools/import_labels.py"
+            f"{path} is a bare list without images; make a COCO file of it first: promerge import"
         )
     check = _Check(size_of)
     rows = check.counted(source.records("images"))

@@ -208,7 +208,7 @@ def _checked_rle(rle: dict[str, Any], height: int, width: int, where: object) ->
                 f"{where}: its RLE size is {reprlib.repr(size)}; it must be [height, width]",
             )
         swapped = (
-            " (height and width look swapped; tools/import_labels.py puts that right)"
+            " (height and width look swapped; promerge import puts that right)"
             if list(size) == [width, height]
             else ""
         )

@@ -29,7 +29,7 @@ def register_promerge_instances(
 
     Args:
         name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
-        json_file: pseudo-labels (as ``tools/label_images.py`` writes them) or ground truth.
+        json_file: pseudo-labels (as ``promerge label`` writes them) or ground truth.
         image_root: the folder that the file names in it start from.
         how: what makes the files, for the message when they are missing.
 
@@ -99,7 +99,7 @@ def check_datasets(names: list[str] | tuple[str, ...]) -> None:
             how = "get them from where the data set is published"
             if metadata.get("evaluator_type") == "class_agnostic":
                 how = (
-                    f"label images with: python tools/label_images.py --input "
+                    f"label images with: promerge label --preset release "
                     f"{metadata.get('image_root')} --output {metadata.get('json_file')}"
                 )
             problems.append(
@@ -116,15 +116,15 @@ BUILTINS = {
         "imagenet/annotations/promerge_release_train.json",
         "imagenet/train",
         "get the ImageNet-1K training images from image-net.org into $DETECTRON2_DATASETS/"
-        "imagenet/train, then label them: python tools/label_images.py "
-        "--input $DETECTRON2_DATASETS/imagenet/train --output $DETECTRON2_DATASETS/imagenet/"
+        "imagenet/train, then label them: promerge label --preset release "
+        "$DETECTRON2_DATASETS/imagenet/train --output $DETECTRON2_DATASETS/imagenet/"
         "annotations/promerge_release_train.json",
     ),
     **{
         f"imagenet_promerge_train_r{number}": (
             f"imagenet/annotations/promerge_train_r{number}.json",
             "imagenet/train",
-            "self-training makes it (python tools/self_train.py --help, docs/recipe.md): link "
+            "self-training makes it (promerge self-train --help, docs/recipe.md): link "
             "that round's labels there",
         )
         for number in (1, 2)

@@ -145,9 +145,7 @@ class LabelMapper(DatasetMapper):
         try:
             utils.check_image_size(example, pixels)
         except utils.SizeMismatchError as error:
-            raise UserError(
-                f"{error} python tools/validate_labels.py names every such image"
-            ) from error
+            raise UserError(f"{error} promerge validate names every such image") from error
         shown = AugInput(pixels)
         transforms = self.augmentations(shown)
         example["image"] = torch.from_numpy(shown.image.transpose(2, 0, 1).copy())

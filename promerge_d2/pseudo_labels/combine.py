@@ -206,7 +206,7 @@ def _label(
         raise UserError(
             f"the image {file.name} is {width} x {height} pixels in the {old.what}, but "
             f"{sizes[1][1]} x {sizes[1][0]} in the {new.what}; if all are exchanged, "
-            "tools/import_labels.py puts the old ones right"
+            "promerge import puts the old ones right"
         )
     confident = [{**p, "round": number} for p in predictions if p["score"] >= threshold]
     kept, rest = new_and_old(confident, old_records, rules)

@@ -21,6 +21,8 @@ from promerge_d2.visualization.overlay import is_drawing
 
 logger = logging.getLogger(__name__)
 
+OUTPUT_SUFFIX = ".promerge"  # of the folder that labels of an input go to by default
+
 LeftOut = collections.Counter[str]  # number of files by kind
 
 
@@ -31,8 +33,9 @@ def list_images(
 
     A tar (WebDataset's shards) counts as a folder of the images in it, wherever it is met. Of
     folders, globs and tars, only images are taken: files with an image's suffix, and files without
-    a suffix whose content is an image. Hidden files and folders (a dot in front) and pictures that
-    promerge_d2 drew are left out. What is left out is logged by kind.
+    a suffix whose content is an image. Hidden files and folders (a dot in front), folders
+    ``*.promerge`` and pictures that promerge_d2 drew are left out. What is left out is logged by
+    kind.
 
     Args:
         source: a folder (searched at any depth, links to folders included, each folder once), a
@@ -118,6 +121,8 @@ def _walk(root: Path, left_out: LeftOut) -> Iterator[Path]:
                 path = Path(folder, entry.name)
                 if entry.name.startswith("."):
                     left_out["hidden folders" if entry.is_dir() else "hidden files"] += 1
+                elif entry.is_dir() and entry.name.endswith(OUTPUT_SUFFIX):
+                    left_out[f"folders {OUTPUT_SUFFIX}"] += 1
                 elif entry.is_dir():
                     (links if entry.is_symlink() else folders).append(path)
                 elif _is_image(path, left_out):

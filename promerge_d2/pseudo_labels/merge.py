@@ -129,7 +129,7 @@ def _missing(store: Store, places: np.ndarray) -> NotFinished:
     shown = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
     return NotFinished(
         f"{len(names)} of {store.manifest.count} images are not labelled yet: {shown} (all in "
-        f"{listing}); run the same label_images command again"
+        f"{listing}); run the same labelling again"
     )
 
 

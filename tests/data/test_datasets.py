@@ -197,7 +197,7 @@ def test_missing_files_are_named_with_what_makes_them(tmp_path):
     first, second = str(caught.value).splitlines()
     assert first == (
         f"the data set 'labels_missing' needs {labels}, which is not there; label images with: "
-        f"python tools/label_images.py --input {tmp_path / 'photos'} --output {labels}"
+        f"promerge label --preset release {tmp_path / 'photos'} --output {labels}"
     )
     assert second == (
         f"the data set 'both' needs {labels} and {tmp_path / 'gone'}, which are not there; "

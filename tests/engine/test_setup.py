@@ -34,7 +34,7 @@ def refused(outcome, *messages):
         (["--config"], "--config"),
         (["--num-gpus", "many"], "'many'"),
         (["--evaluate-only"], "--evaluate-only"),
-        ([], "--config configs/promerge_cascade.yaml"),
+        ([], "--config promerge_cascade.yaml"),
         (["--config", "gone.yaml"], "gone.yaml"),
         (["--config", CASCADE, "SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER'"),
     ],
@@ -50,7 +50,7 @@ def test_config_is_config_file(train_net, monkeypatch):
         seen.append(args)
         raise UserError("far enough")
 
-    monkeypatch.setattr(promerge_d2.engine, "setup", setup)
+    monkeypatch.setattr("promerge_d2.cli.train.setup", setup)
     for option in ("--config", "--config-file"):
         command = [option, "some.yaml", "--resume", "SOLVER.BASE_LR", "0.1"]
         refused(train_net(*command), "error: far enough\n")
@@ -133,12 +133,12 @@ def test_all_that_the_cascade_misses_is_in_one_message(train_net, tmp_path, monk
     err = refused(train_net("--config", CASCADE, *ON_CPU))
     weights, coco, imagenet = err.removeprefix("error: ").splitlines()
     assert "MODEL.WEIGHTS weights/dino_resnet50_d2.pkl" in weights
-    assert "tools/convert_dino_resnet.py --output weights/dino_resnet50_d2.pkl" in weights
+    assert "promerge convert-dino-resnet --output weights/dino_resnet50_d2.pkl" in weights
     assert "'cls_agnostic_coco'" in coco
     assert "instances_val2017.json" in coco
     assert "python datasets/prepare_coco.py" in coco
     assert "'imagenet_promerge_train'" in imagenet
-    assert "python tools/label_images.py --input $DETECTRON2_DATASETS/imagenet/train" in imagenet
+    assert "promerge label --preset release $DETECTRON2_DATASETS/imagenet/train" in imagenet
     assert not (tmp_path / "output").exists()
 
 
@@ -155,7 +155,7 @@ def test_missing_labels_of_your_own(train_net, config, tmp_path):
     refused(
         train_net("--config", file),
         f"'tiny_photos' needs {tmp_path / 'labels.json'}",
-        f"python tools/label_images.py --input {tmp_path / 'photos'} --output ",
+        f"promerge label --preset release {tmp_path / 'photos'} --output ",
     )
 
 

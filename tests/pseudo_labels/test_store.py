@@ -203,7 +203,7 @@ def test_missing_shards_are_named(labeler, photos, output):
         merge_labels(output)
     assert str(caught.value) == (
         "5 of 10 images are not labelled yet: 0001.png, 0003.png, 0005.png, 0007.png, 0009.png "
-        f"(all in {parts_of(output)}/missing.txt); run the same label_images command again"
+        f"(all in {parts_of(output)}/missing.txt); run the same labelling again"
     )
     assert caught.value.exit_code == 1
 

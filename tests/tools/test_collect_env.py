@@ -60,5 +60,5 @@ def test_names_versions_devices_and_weights(cache):
 
 def test_works_without_detectron2(cache):
     facts, _ = collect("-c", WITHOUT_DETECTRON2, cache=cache)
-    assert facts["detectron2"] == "not installed (python tools/install_detectron2.py)"
+    assert facts["detectron2"] == "not installed (promerge env --install-detectron2)"
     assert facts["torch"] == f"{version('torch')} (torch)"

@@ -1,6 +1,5 @@
 import dataclasses
 import pickle
-import runpy
 
 import pytest
 import torch
@@ -11,11 +10,10 @@ from torch import nn
 from torchvision.models import resnet50
 
 from promerge_d2 import add_promerge_config
+from promerge_d2.cli.convert_dino_resnet import convert_resnet
 from promerge_d2.features import BACKBONES
 from promerge_d2.utils.errors import UserError
 from tests.helpers import ROOT, run_tool
-
-convert_resnet = runpy.run_path(str(ROOT / "tools" / "convert_dino_resnet.py"))["convert_resnet"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "install_detectron2.py"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tools" / "install_detectron2.py"
+MODULE = ROOT / "promerge_d2" / "cli" / "install_detectron2.py"
 INFO = "sal_detectron2-0.7.2.dist-info"
 ABSENT = {"missing": "detectron2", "error": "ModuleNotFoundError: No module named 'detectron2'"}
 THERE = {"version": "0.7.2", "path": "site-packages/detectron2"}
@@ -39,7 +41,7 @@ WHEEL_FILES = {
 
 @pytest.fixture
 def script():
-    spec = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
+    spec = importlib.util.spec_from_file_location("install_detectron2", MODULE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

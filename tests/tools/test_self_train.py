@@ -4,10 +4,8 @@ import json
 import os
 import random
 import re
-import runpy
 import shutil
 import signal
-import sys
 import time
 from functools import partial
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from promerge_d2.cli import self_train as cli
 from promerge_d2.engine import self_training
 from promerge_d2.engine.trainer import ProMergeTrainer
 from promerge_d2.pseudo_labels.store import Writer
@@ -179,13 +178,12 @@ def test_labels_that_cannot_be_are_refused_before_training(self_train, tmp_path)
 
 def test_scores_by_default(monkeypatch):
     seen = []
-    monkeypatch.setattr(self_training, "plan_rounds", lambda *a: seen.append(a[2]) or 1 / 0)
+    monkeypatch.setattr(cli, "plan_rounds", lambda *a: seen.append(a[2]) or 1 / 0)
 
     def scores(*arguments):
-        command = ("--images", ROOT, "--config", "c", "--output", "o", "--rounds", "4")
-        monkeypatch.setattr(sys, "argv", ["", *map(str, command), *arguments])
+        command = ("--images", str(ROOT), "--config", "c", "--output", "o", "--rounds", "4")
         with pytest.raises(ZeroDivisionError):
-            runpy.run_path(str(ROOT / "tools" / "self_train.py"), run_name="__main__")
+            cli.main([*command, *arguments])
         return [(rules.min_score, rules.share, rules.per_image) for rules in seen[-1]]
 
     assert scores() == [(0.7, None, None), (0.65, None, None), (0.65, None, None)]

@@ -36,8 +36,9 @@ def repository(tmp_path):
     shutil.copy(TOOLS / "setup_env.sh", folder / "tools")
     for name in ("setup.py", "pyproject.toml"):
         (folder / name).write_text("")
-    for name in ("install_detectron2.py", "requirements-weights.txt"):
-        (folder / "tools" / name).write_text("")
+    (folder / "tools" / "requirements-weights.txt").write_text("")
+    (folder / "promerge_d2" / "cli").mkdir(parents=True)
+    (folder / "promerge_d2" / "cli" / "install_detectron2.py").write_text("")
     (tmp_path / "python").write_text(PYTHON)
     (tmp_path / "python").chmod(0o755)
     return folder
