@@ -24,7 +24,7 @@ from tests.helpers import ROOT
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
-# docs/recipe.md, "Where the values come from", column "cascade"
+# docs/recipe.md, "Where the values come from"
 CASCADE = {
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
