@@ -63,11 +63,13 @@ def register_from_config(cfg: CfgNode) -> None:
         UserError: an entry is not ``[name, json, image folder]``, or its name is taken.
     """
     for entry in cfg.DATASETS.PROMERGE:
-        if not isinstance(entry, list | tuple) or len(entry) != 3:
-            raise UserError(
-                f"DATASETS.PROMERGE lists [name, json, image folder] each, not {entry!r}"
-            )
-        name, json_file, image_root = entry
+        match entry:
+            case [str() as name, str() as json_file, str() as image_root]:
+                pass
+            case _:
+                raise UserError(
+                    f"DATASETS.PROMERGE lists [name, json, image folder] each, not {entry!r}"
+                )
         register_promerge_instances(name, _expand(json_file), _expand(image_root))
 
 

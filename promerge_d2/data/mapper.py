@@ -89,20 +89,25 @@ class LabelChoice:
         return TARGET in self(record["annotations"])
 
 
-def read_pixels(file_name: str, image_format: str) -> np.ndarray:
+def read_pixels(record: dict, image_format: str) -> np.ndarray:
     """Read an image as it was labelled, in a detector's format.
 
     Args:
-        file_name: of the image.
+        record: detectron2's dict of the image; ``width`` and ``height`` are added where they are
+            missing.
         image_format: ``INPUT.FORMAT``: RGB, BGR, or another of detectron2's.
 
     Returns:
         (H, W, 3) uint8, upright; other formats as detectron2's ``read_image`` gives them.
 
     Raises:
-        ImageError: the image is not there, or cannot be read.
+        UserError: the image is not there, cannot be read, or has another size than the record says.
     """
-    pixels = load_image(file_name)
+    pixels = load_image(record["file_name"])
+    try:
+        utils.check_image_size(record, pixels)
+    except utils.SizeMismatchError as error:
+        raise UserError(f"{error} promerge validate names every such image") from error
     if image_format == "RGB":
         return pixels
     return utils.convert_PIL_to_numpy(Image.fromarray(pixels), image_format)
@@ -141,12 +146,7 @@ class LabelMapper(DatasetMapper):
             UserError: the image cannot be read, or has another size than the record says.
         """
         example = copy.deepcopy(dataset_dict)
-        pixels = read_pixels(example["file_name"], self.image_format)
-        try:
-            utils.check_image_size(example, pixels)
-        except utils.SizeMismatchError as error:
-            raise UserError(f"{error} promerge validate names every such image") from error
-        shown = AugInput(pixels)
+        shown = AugInput(read_pixels(example, self.image_format))
         transforms = self.augmentations(shown)
         example["image"] = torch.from_numpy(shown.image.transpose(2, 0, 1).copy())
         if not self.is_train:

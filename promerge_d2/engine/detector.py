@@ -23,7 +23,7 @@ from detectron2.structures import Instances
 
 from promerge_d2.coco.records import mask_record
 from promerge_d2.config import add_promerge_config
-from promerge_d2.engine.setup import reading_checkpoint
+from promerge_d2.engine.setup import building, reading_checkpoint
 from promerge_d2.evaluation.evaluator import detection_records
 from promerge_d2.features import FeatureExtractor
 from promerge_d2.features.checkpoints import describe_misfits
@@ -53,10 +53,11 @@ def load_detector(cfg: CfgNode) -> torch.nn.Module:
         The model in evaluation mode, on ``MODEL.DEVICE``.
 
     Raises:
-        UserError: the file is no checkpoint, or it is one of another detector; keys that are
-            missing, unknown or of another shape are named.
+        UserError: the settings clash, the file is no checkpoint, or it is one of another detector;
+            keys that are missing, unknown or of another shape are named.
     """
-    model = build_model(cfg)
+    with building("the model"):
+        model = build_model(cfg)
     with reading_checkpoint(cfg.MODEL.WEIGHTS):
         _StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return model.eval()

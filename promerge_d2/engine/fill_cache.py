@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -17,7 +18,6 @@ from promerge_d2.data.loader import training_images
 from promerge_d2.data.mapper import LabelChoice, read_pixels
 from promerge_d2.pseudo_labels.local_engine import choose_workers
 from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.image import ImageError
 from promerge_d2.utils.progress import progress
 from promerge_d2.utils.threads import one_thread
 
@@ -67,13 +67,21 @@ class Filled:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def views_of(cfg: CfgNode) -> dict[str, list[View]]:
+class Photo(NamedTuple):
+    """An image file, and its size in pixels as the data set says."""
+
+    file_name: str
+    width: int | None = None
+    height: int | None = None
+
+
+def views_of(cfg: CfgNode) -> dict[Photo, list[View]]:
     """List every view of every image of ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
 
     A training image is seen at each of ``INPUT.MIN_SIZE_TRAIN``, and with flips in two copies.
 
     Returns:
-        Views by image file.
+        Views by image.
     """
     flip = cfg.INPUT.RANDOM_FLIP
     train = [
@@ -85,14 +93,15 @@ def views_of(cfg: CfgNode) -> dict[str, list[View]]:
     keep = None
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         keep = LabelChoice.from_config(cfg).has_target
-    found: dict[str, dict[View, None]] = {}
+    found: dict[Photo, dict[View, None]] = {}
     for names, views, wanted in (
         (cfg.DATASETS.TRAIN, train, keep),
         (cfg.DATASETS.TEST, test, None),
     ):
         for image in training_images(names, wanted).dicts if names else ():
-            found.setdefault(image["file_name"], {}).update(dict.fromkeys(views))
-    return {file: list(views) for file, views in found.items()}
+            photo = Photo(image["file_name"], image.get("width"), image.get("height"))
+            found.setdefault(photo, {}).update(dict.fromkeys(views))
+    return {photo: list(views) for photo, views in found.items()}
 
 
 class Tokens(torch.utils.data.Dataset):
@@ -103,7 +112,7 @@ class Tokens(torch.utils.data.Dataset):
         views: see ``views_of``.
     """
 
-    def __init__(self, cfg: CfgNode, views: dict[str, list[View]]) -> None:
+    def __init__(self, cfg: CfgNode, views: dict[Photo, list[View]]) -> None:
         self.cfg = cfg
         self.views = list(views.items())
 
@@ -124,15 +133,16 @@ class Tokens(torch.utils.data.Dataset):
         Returns:
             Views computed, views that were there, their bytes, and what is wrong, if anything.
         """
-        file, views = self.views[index]
+        photo, views = self.views[index]
         net = self.pyramid.net
         mean, std = (
             torch.tensor(values, device=self.cfg.MODEL.DEVICE).view(3, 1, 1)
             for values in (self.cfg.MODEL.PIXEL_MEAN, self.cfg.MODEL.PIXEL_STD)
         )
+        record = {key: value for key, value in photo._asdict().items() if value is not None}
         try:
-            pixels = read_pixels(file, self.cfg.INPUT.FORMAT)
-        except ImageError as error:
+            pixels = read_pixels(record, self.cfg.INPUT.FORMAT)
+        except UserError as error:
             return 0, 0, 0, str(error)
         computed = size = 0
         for view in views:
@@ -159,7 +169,8 @@ def fill_cache(cfg: CfgNode, workers: int | None = None) -> Filled:
         workers: processes, 0 for none; None for one a core on a CPU, and none with a GPU.
 
     Returns:
-        How many views were computed or there, and which images cannot be read.
+        How many views were computed or there, and which images cannot be read, or have another
+        size than the data set says.
 
     Raises:
         UserError: no cache is named, or the backbone cannot be built.
@@ -183,12 +194,12 @@ def fill_cache(cfg: CfgNode, workers: int | None = None) -> Filled:
     )
     with one_thread():
         bar = progress(loader, total=len(tokens), desc="tokens", unit="image")
-        for (file, _), (computed, there, size, problem) in zip(tokens.views, bar, strict=True):
+        for (photo, _), (computed, there, size, problem) in zip(tokens.views, bar, strict=True):
             filled.images += 1
             filled.computed += computed
             filled.there += there
             filled.bytes += size
             if problem is not None:
-                filled.failures[file] = problem
+                filled.failures[photo.file_name] = problem
     filled.seconds = time.perf_counter() - started
     return filled

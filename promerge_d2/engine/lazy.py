@@ -25,10 +25,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from promerge_d2.config import add_promerge_config
 from promerge_d2.data import register_from_config
-from promerge_d2.engine.setup import check_device, check_files, check_schedule, reached_steps
+from promerge_d2.engine.setup import (
+    check_device,
+    check_files,
+    check_schedule,
+    reached_steps,
+    reading_python,
+)
 from promerge_d2.engine.trainer import ProMergeTrainer
 from promerge_d2.evaluation.evaluator import ClassAgnosticEvaluator
 from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.files import make_folder
 
 PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 _GONE = object()
@@ -183,11 +190,12 @@ def read_lazy(config_file: str, opts: list[str]) -> DictConfig:
         opts: overrides of keys that it has.
 
     Raises:
-        UserError: the file is missing or lacks a part, or a key does not exist.
+        UserError: the file is missing, does not run or lacks a part, or a key does not exist.
     """
     if not os.path.isfile(config_file):
         raise UserError(f"the config {config_file} does not exist")
-    lazy = LazyConfig.load(config_file)
+    with reading_python(config_file):
+        lazy = LazyConfig.load(config_file)
     if missing := [part for part in PARTS if part not in lazy]:
         raise UserError(f"{config_file} has no {', '.join(missing)}; see configs/*.py")
     for option in opts:
@@ -200,7 +208,8 @@ def read_lazy(config_file: str, opts: list[str]) -> DictConfig:
             raise UserError(f"{option!r}: {error}") from error
         if not known:
             raise UserError(f"{config_file} has no key {key}")
-    return LazyConfig.apply_overrides(lazy, opts)
+    with reading_python(f"{config_file} with {' '.join(opts)}"):
+        return LazyConfig.apply_overrides(lazy, opts)
 
 
 def settings_of(lazy: DictConfig) -> CfgNode:
@@ -238,6 +247,7 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
     check_device(cfg)
     if not args.eval_only:
         check_schedule(cfg)
+    make_folder(cfg.OUTPUT_DIR or ".")
     lazy.train.amp.enabled = cfg.SOLVER.AMP.ENABLED
     register_from_config(cfg)
     check_files(cfg, args.eval_only, args.resume)

@@ -24,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 from promerge_d2.config import add_promerge_config
 from promerge_d2.data import check_datasets, register_from_config
 from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.files import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args.config_file, args.opts)
     register_from_config(cfg)
     check_device(cfg)
+    check_values(cfg)
     check_files(cfg, args.eval_only, args.resume)
     check_classes(cfg)
     if not args.eval_only:
@@ -63,6 +65,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         check_sizes(cfg)
         check_masks(cfg)
         check_labels(cfg)
+    make_folder(cfg.OUTPUT_DIR or ".")
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, name="promerge_d2")
@@ -168,6 +171,52 @@ def check_classes(cfg: CfgNode) -> None:
                 f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: set MODEL.ROI_HEADS.NUM_CLASSES {classes}, or "
                 "take other data"
             )
+
+
+AT_LEAST_ONE = (
+    *("MODEL.FPN.OUT_CHANNELS", "MODEL.RPN.BATCH_SIZE_PER_IMAGE"),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "MODEL.ROI_HEADS.NUM_CLASSES"),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"),
+    *("MODEL.ROI_MASK_HEAD.CONV_DIM", "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"),
+)
+BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Refuse values that detectron2 would meet in a step only, or after the last, or not at all.
+
+    Raises:
+        UserError: the key and the value that cannot be.
+    """
+    for key in AT_LEAST_ONE:
+        value = functools.reduce(getattr, key.split("."), cfg)
+        if value < 1:
+            raise UserError(f"{key} is {value}; give 1 or more")
+    if cfg.INPUT.MIN_SIZE_TEST < 0:
+        raise UserError(
+            f"INPUT.MIN_SIZE_TEST is {cfg.INPUT.MIN_SIZE_TEST}; give a size in pixels, or 0 to "
+            "leave images as they are"
+        )
+    for part in ("RPN", "ROI_BOX_HEAD"):
+        kind = cfg.MODEL[part].BBOX_REG_LOSS_TYPE
+        if kind not in BOX_LOSSES:
+            raise UserError(
+                f"MODEL.{part}.BBOX_REG_LOSS_TYPE is {kind!r}; take {', '.join(BOX_LOSSES)}"
+            )
+    wanted = cfg.TEST.EXPECTED_RESULTS
+    if wanted and len(cfg.DATASETS.TEST) != 1:
+        raise UserError(
+            "TEST.EXPECTED_RESULTS are those of one data set, but DATASETS.TEST is "
+            f"{cfg.DATASETS.TEST}"
+        )
+    for entry in wanted:
+        match entry:
+            case ["bbox" | "segm", str(), int() | float(), int() | float()]:
+                continue
+        raise UserError(
+            "TEST.EXPECTED_RESULTS lists [bbox or segm, metric, figure, tolerance] each, such as "
+            f"['segm', 'AP', 33.0, 15.0], not {entry!r}"
+        )
 
 
 def check_schedule(cfg: CfgNode) -> None:
@@ -311,22 +360,39 @@ def reading_checkpoint(file: str) -> AbstractContextManager[None]:
 def building(part: str) -> AbstractContextManager[None]:
     """Turn what detectron2 and torch say of settings that clash into one line.
 
-    They check a configuration with assertions and look-ups of all kinds where they build from it.
+    They check a configuration with assertions and look-ups of all kinds where they build from it,
+    and some of it by the shapes of the first step alone.
 
     Args:
-        part: what is being built, for the message.
+        part: what is being made, for the message.
 
     Raises:
         UserError: from whatever else was raised.
     """
+    return _in_one_line(
+        lambda error: f"{part} cannot be made as configured: {_where(error)}", *CLASHES
+    )
 
-    def describe(error: Exception) -> str:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {str(error) or where.line}"
-        place = f"{os.path.basename(where.filename)}, line {where.lineno}"
-        return f"{part} cannot be built as configured: {reason} ({place})"
 
-    return _in_one_line(describe, *CLASHES)
+def reading_python(what: str) -> AbstractContextManager[None]:
+    """Turn whatever a Python config raises, which is a program of its own, into one line.
+
+    Args:
+        what: the file, for the message.
+
+    Raises:
+        UserError: from whatever else was raised.
+    """
+    return _in_one_line(lambda error: f"the config {what} does not run: {_where(error)}", Exception)
+
+
+def _where(error: Exception) -> str:
+    """Return an error's name, the first line of its message, and where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    reason = (str(error) or str(last.line)).splitlines()[0]
+    return (
+        f"{type(error).__name__}: {reason} ({os.path.basename(last.filename)}, line {last.lineno})"
+    )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import weakref
@@ -193,9 +194,15 @@ class ProMergeTrainer(DefaultTrainer):
         super().before_train()
 
     def run_step(self) -> None:
-        """Run an iteration; what the model draws follows from seed, iteration and process."""
+        """Run an iteration; what the model draws follows from seed, iteration and process.
+
+        Raises:
+            UserError: the first fails, as it does where the shapes of the parts do not match.
+        """
         seed_torch(STEP, self.seed, self.iter, comm.get_rank())
-        super().run_step()
+        first = self.iter == self.start_iter
+        with building("the first step") if first else contextlib.nullcontext():
+            super().run_step()
 
     @property
     def seed(self) -> int:

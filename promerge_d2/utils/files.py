@@ -101,7 +101,7 @@ def read_json(path: str | os.PathLike, what: str = "file") -> Any:
         UserError: the file is missing, unreadable, empty or not JSON.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # a byte-order mark is no obstacle
             return json.load(file)
     except OSError as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror}") from error

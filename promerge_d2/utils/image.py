@@ -8,13 +8,15 @@ turns twice.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
+import sys
 import warnings
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from promerge_d2.utils.errors import UserError
 
@@ -57,9 +59,10 @@ def load_image(image: ImageLike, apply_exif: bool = True) -> np.ndarray:
     """Read an image as RGB.
 
     Grey, palette, CMYK and images with an alpha channel become RGB (alpha is dropped, as
-    detectron2 does). Grey samples of 16 and 32 bits and floating-point ones are scaled by what the
-    image holds: from 8, 10, 12, 14 or 16 bits, the fewest that hold its largest value, or from 0..1
-    where no floating-point sample is above 1.
+    detectron2 does). Samples of 16 and 32 bits and floating-point ones are scaled by what the image
+    holds, all channels alike: from 8, 10, 12, 14 or 16 bits, the fewest that hold its largest
+    value, or from 0..1 where no floating-point sample is above 1. Of CMYK, and of grey with alpha,
+    only the higher 8 of 16 bits can be read.
 
     Args:
         image: a file's path, an open file, a PIL image, or an RGB array (H, W, 3) of dtype uint8.
@@ -70,8 +73,8 @@ def load_image(image: ImageLike, apply_exif: bool = True) -> np.ndarray:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: the file is missing, truncated or no image, samples are negative, above 65535
-            or no numbers, or the array has another form.
+        ImageError: the file is missing, truncated or no image, samples are negative, above 65535,
+            no numbers, or too low for the bits that can be read, or the array has another form.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -119,6 +122,59 @@ def image_size(image: str | os.PathLike | BinaryIO) -> tuple[int, int]:
 
 def _to_rgb(image: Image.Image, name: str, apply_exif: bool) -> np.ndarray:
     """Turn a picture upright, or leave it as it is stored, and convert it."""
+    raw = _raw_mode(image)
+    deep = raw.endswith((";16B", ";16L", ";16N"))
+    low = _low_bytes(image) if deep else None
+    image = _turn(image, apply_exif)
+    if image.mode == "F" or image.mode.startswith("I"):  # Pillow's own conversion clips at 255
+        grey = _to_8_bits(np.asarray(image), name)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    pixels = np.array(image.convert("RGB"))
+    if low is not None:
+        pixels = _to_8_bits(
+            pixels.astype(np.uint16) << 8 | np.asarray(_turn(low, apply_exif).convert("RGB")), name
+        )
+    elif deep and pixels.max(initial=0) < 16:
+        raise ImageError(
+            f"{name} has {raw.partition(';')[0]} samples of 16 bits, of which the higher 8 hold "
+            "next to nothing; save them as 8 bits, or as RGB of 16"
+        )
+    return pixels
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how the samples of a file that is not loaded yet are stored, in Pillow's words."""
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return ""
+    args = tiles[0][3]
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _low_bytes(image: Image.Image) -> Image.Image | None:
+    """Open a file with colours of 16 bits a second time, for the lower bytes of its samples.
+
+    Pillow gives the higher byte of each. Told the other order of bytes, it gives the lower one.
+    """
+    raw = _raw_mode(image)
+    order = raw[-1].replace("N", "L" if sys.byteorder == "little" else "B")
+    if raw.partition(";")[0] not in ("RGB", "RGBA", "RGBX"):
+        return None
+    file = cast(BinaryIO, cast(ImageFile.ImageFile, image).fp)
+    place = file.tell()
+    file.seek(0)
+    low = Image.open(io.BytesIO(file.read()))
+    file.seek(place)
+    other = raw[:-1] + {"L": "B", "B": "L"}[order]
+    low.tile = [
+        tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
+        for tile in low.tile
+    ]
+    return low
+
+
+def _turn(image: Image.Image, apply_exif: bool) -> Image.Image:
+    """Load a picture, upright or as it is stored."""
     stored = _orientation(image) if image.format == "TIFF" else 1
     if stored >= 5:  # Pillow 13 maps such a file into memory with its sides exchanged
         vars(image)["filename"] = ""
@@ -127,12 +183,7 @@ def _to_rgb(image: Image.Image, name: str, apply_exif: bool) -> np.ndarray:
     turn = left
     if not apply_exif:
         turn = 1 if stored == left else _UNDOES.get(stored, stored)
-    if turn in _TURNS:
-        image = image.transpose(_TURNS[turn])
-    if image.mode == "F" or image.mode.startswith("I"):  # Pillow's own conversion clips at 255
-        grey = _to_8_bits(np.asarray(image), name)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
 
 
 def _orientation(image: Image.Image) -> int:
@@ -145,7 +196,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_8_bits(samples: np.ndarray, name: str) -> np.ndarray:
-    """Scale grey samples (H, W) of integers or floats to uint8 by what they hold."""
+    """Scale samples (H, W) or (H, W, 3) of integers or floats to uint8 by what they hold."""
     low, high = samples.min(initial=0), samples.max(initial=0)
     most = [2**depth - 1 for depth in _DEPTHS]
     if not 0 <= low <= high <= most[-1]:  # false for what is not a number

@@ -11,7 +11,7 @@ from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.engine.fill_cache import View, fill_cache, views_of
 from promerge_d2.engine.setup import read_config
 from promerge_d2.features import FeatureExtractor
-from tests.helpers import run_tool
+from tests.helpers import photo, run_tool, save_image
 
 CACHED = {
     "INPUT.COPY_PASTE.ENABLED": False,
@@ -54,7 +54,7 @@ def files(tmp_path):
 
 def test_views(cached, photos):
     views = views_of(cached(**{"DATASETS.TEST": []}))
-    assert list(views) == [str(photos / f"{number}.png") for number in range(4)]
+    assert list(views) == [(str(photos / f"{number}.png"), 144, 96) for number in range(4)]
     two_sizes_and_two_copies = [
         View(64, 144), View(64, 144, "horizontal"), View(96, 144), View(96, 144, "horizontal")
     ]  # fmt: skip
@@ -107,6 +107,16 @@ def test_what_is_missing_is_added(cached, seen):
     assert len(seen) == 8
     filled = fill_cache(cached(), workers=0)
     assert (filled.computed, filled.there) == (8, 8)
+
+
+def test_images_of_another_size_than_their_record_are_named(cached, photos):
+    save_image(photos / "1.png", photo(96, 100, (10, 10, 20, 20)))
+    filled = fill_cache(cached(), workers=0)
+    assert (filled.images, filled.computed) == (4, 12)
+    ((file, problem),) = filled.failures.items()
+    assert file == str(photos / "1.png")
+    assert "(100, 96)" in problem
+    assert "(144, 96)" in problem
 
 
 @pytest.mark.slow

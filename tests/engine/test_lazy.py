@@ -62,12 +62,25 @@ def test_refusals(train_net, options):
         "dataloader.test.names=[tiny_lazy,tiny_lazy]": "dataloader.test.names is",
         "train.norm=Nrom": "'Nrom'",
         "optimizer.lr=fast": "optimiser",
+        "train.max_iter=[": "train.max_iter=[",
+        "model.backbone.out_channels=0": "the first step",
+        "model.roi_heads.box_head.input_shape.channels=7": "shapes cannot be multiplied",
     }
     for option, message in refused.items():
         code, _, err = train_net("--config", file, *options, option)
         assert code == 3, option
+        assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
         assert message in err
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("text", ["import gone_\n", "def (\n", "model = 1 / 0\n"])
+def test_a_python_config_that_does_not_run(train_net, tmp_path, text):
+    (tmp_path / "mine.py").write_text(text)
+    code, _, err = train_net("--config", tmp_path / "mine.py")
+    assert code == 3
+    assert str(tmp_path / "mine.py") in err
+    assert err.count("\n") == 1
 
 
 def test_without_test_data_nothing_is_evaluated(train_net, options, tmp_path, logged):

@@ -305,6 +305,19 @@ def test_options_that_the_heads_would_pass_over(train_net, config, options, mess
         ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "other"),
         ("INPUT.MAX_SIZE_TRAIN", "0"),
         ("INPUT.MAX_SIZE_TEST", "-1"),
+        ("INPUT.MIN_SIZE_TEST", "-1"),
+        ("MODEL.FPN.OUT_CHANNELS", "0"),
+        ("MODEL.ROI_MASK_HEAD.CONV_DIM", "0"),
+        ("MODEL.RPN.BATCH_SIZE_PER_IMAGE", "0"),
+        ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "0"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES", "0"),
+        ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "l3"),
+        ("MODEL.RPN.BBOX_REG_LOSS_TYPE", "l3"),
+        ("TEST.EXPECTED_RESULTS", "[5]"),
+        ("TEST.EXPECTED_RESULTS", "[['bbox', 'AP']]"),
+        ("TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 'high', 1]]"),
+        ("TEST.EXPECTED_RESULTS", "[['boxes', 'AP', 1, 1]]"),
+        ("DATASETS.PROMERGE", "[['a', 3, 4]]"),
     ],
 )
 def test_values_that_cannot_be(train_net, config, key, value):
@@ -325,6 +338,9 @@ def test_values_that_cannot_be(train_net, config, key, value):
         ("SOLVER.REFERENCE_WORLD_SIZE", "8", "SOLVER.REFERENCE_WORLD_SIZE"),
         ("INPUT.RANDOM_FLIP", "sometimes", "horiz"),
         ("DATALOADER.NUM_WORKERS", "-1", "num_workers"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", "[[0],[0],[0]]", "the first step"),
+        ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[]]", "the first step"),
+        ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals", "the first step"),
     ],
 )
 def test_what_cannot_be_built_is_said_in_one_line(train_net, config, key, value, named):
@@ -333,6 +349,16 @@ def test_what_cannot_be_built_is_said_in_one_line(train_net, config, key, value,
     (line,) = (line for line in err.splitlines() if line.startswith("error: "))
     assert named in line
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("names", ["()", "('tiny_photos', 'tiny_photos')"])
+def test_expected_results_are_of_one_data_set(train_net, config, names):
+    expected = ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 1, 1]]"]
+    refused(train_net("--config", config(), *expected, "DATASETS.TEST", names), "DATASETS.TEST")
+
+
+def test_an_output_folder_that_cannot_be_made(train_net, config, photos):
+    refused(train_net("--config", config(), "OUTPUT_DIR", photos / "0.png"), str(photos / "0.png"))
 
 
 @pytest.mark.parametrize("steps", [[2], [3, 1], [2, 9]])

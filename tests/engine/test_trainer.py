@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -218,6 +219,7 @@ def test_the_pixels_under_each_mask_are_those_that_were_labelled(configured, tmp
         save_image(folder / name, stored, exif=exif_of(orientation))
     deep = rng.integers(0, 4096, (60, 96), dtype=np.uint16)
     save_image(folder / "deep.png", deep)
+    cv2.imwrite(str(folder / "deep_rgb.png"), rng.integers(0, 4096, (60, 96, 3), dtype=np.uint16))
     for file in sorted(folder.iterdir()):
         pixels = load_image(file)
         mask = square(*pixels.shape[:2], 30, 20, 50, 55)
@@ -243,7 +245,7 @@ def test_the_pixels_under_each_mask_are_those_that_were_labelled(configured, tmp
         assert np.array_equal(found, mask)
         assert np.array_equal(example["image"].permute(1, 2, 0).numpy()[found], pixels[mask])
     assert seen == set(labelled)
-    assert labelled["deep.png"][0].max() == 255
+    assert labelled["deep.png"][0].max() == labelled["deep_rgb.png"][0].max() == 255
     for record in ProMergeTrainer.build_test_loader(cfg, "turned"):
         name = record[0]["file_name"].rsplit("/", 1)[1]
         assert record[0]["image"].shape[1] / record[0]["image"].shape[2] == pytest.approx(

@@ -116,6 +116,11 @@ def test_read_json_of_something_else(tmp_path, content):
         read_json(tmp_path / "a.json", "ground truth")
 
 
+def test_read_json_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": "é"}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": "é"}
+
+
 def test_read_json_of_binary(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"a\.json.*JSON"):

@@ -1,6 +1,8 @@
 import io
 import struct
+import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, features
@@ -139,6 +141,80 @@ def test_floats_up_to_one_are_shares(tmp_path):
     assert load_image(tmp_path / "f.tif")[0, :, 0].tolist() == [0, 128, 255]
     Image.fromarray(np.array([[0.0, 0.5, 255.4]], np.float32)).save(tmp_path / "f.tif")
     assert load_image(tmp_path / "f.tif")[0, :, 0].tolist() == [0, 0, 64]  # of 10 bits
+
+
+def save_deep(path, rgb, compression=1):
+    """Write (H, W, 3 or 4) uint16 RGB, which Pillow cannot."""
+    order = [2, 1, 0, 3][: rgb.shape[2]]
+    tiff = [cv2.IMWRITE_TIFF_COMPRESSION, compression] if path.suffix == ".tif" else []
+    assert cv2.imwrite(str(path), rgb[..., order], tiff)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "compression"), [("d.png", 1), ("d.tif", 1), ("lzw.tif", 5), ("zip.tif", 8)]
+)
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("top", [255, 4095, 65535])
+def test_deep_colours_are_scaled_by_what_they_hold(tmp_path, name, compression, channels, top):
+    samples = np.random.default_rng(0).integers(0, top + 1, (8, 12, channels)).astype(np.uint16)
+    samples[0, 0, :3] = 0, 1, top
+    path = save_deep(tmp_path / name, samples, compression)
+    loaded = load_image(path)
+    assert np.array_equal(loaded, np.floor(samples[..., :3] * (255 / top) + 0.5))
+    with Image.open(path) as opened:
+        assert np.array_equal(load_image(opened), loaded)
+
+
+def deep_tiff(rgb, orientation, order):
+    """Bytes of a TIFF of (H, W, 3) uint16 RGB, in the order of bytes ``<`` or ``>``."""
+    height, width, _ = rgb.shape
+    data = rgb.astype(order + "u2").tobytes()
+    bits = struct.pack(order + "3H", 16, 16, 16)
+    entries = [
+        *((256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2)),
+        *((273, 4, 1, 14), (274, 3, 1, orientation), (277, 3, 1, 3), (278, 4, 1, height)),
+        (279, 4, 1, len(data)),
+    ]
+    content = struct.pack(order + "HI", 42, 14 + len(data)) + bits + data
+    content += struct.pack(order + "H", len(entries))
+    for tag, kind, count, value in entries:
+        short = kind == 3 and count == 1
+        packed = struct.pack(order + ("HH" if short else "I"), *([value, 0] if short else [value]))
+        content += struct.pack(order + "HHI", tag, kind, count) + packed
+    return {"<": b"II", ">": b"MM"}[order] + content + bytes(4)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_colours_are_turned_too(tmp_path, orientation, order):
+    upright = np.random.default_rng(0).integers(0, 4096, (8, 12, 3)).astype(np.uint16)
+    upright[0, 0, 0] = 4095
+    path = tmp_path / "deep.tif"
+    path.write_bytes(deep_tiff(stored_pixels(upright, orientation), orientation, order))
+    assert np.array_equal(load_image(path), np.floor(upright * (255 / 4095) + 0.5))
+    assert image_size(path) == (12, 8)
+
+
+@pytest.mark.parametrize(("top", "read"), [(65535, True), (4095, False)])
+def test_deep_grey_with_alpha_is_read_where_its_higher_bytes_tell(tmp_path, top, read):
+    # a PNG of grey with alpha, 16 bits each, all of one value
+    row = b"\0" + struct.pack(">2H", top, 65535) * 3
+    chunks = [
+        (b"IHDR", struct.pack(">2I5B", 3, 1, 16, 4, 0, 0, 0)),
+        (b"IDAT", zlib.compress(row)),
+        (b"IEND", b""),
+    ]
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in chunks:
+        checked = struct.pack(">I", zlib.crc32(kind + data))
+        content += struct.pack(">I", len(data)) + kind + data + checked
+    (tmp_path / "la.png").write_bytes(content)
+    if read:
+        assert load_image(tmp_path / "la.png").tolist() == [[[255] * 3] * 3]
+    else:
+        with pytest.raises(ImageError, match=r"la\.png has LA samples of 16 bits"):
+            load_image(tmp_path / "la.png")
 
 
 @pytest.mark.parametrize(
