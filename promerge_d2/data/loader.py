@@ -192,19 +192,22 @@ def build_test_loader(
 
 
 def training_images(
-    names: Sequence[str], keep: Callable[[dict], bool] | None = None
+    names: Sequence[str],
+    keep: Callable[[dict], bool] | None = None,
+    need_masks: bool = False,
 ) -> TrainingImages:
     """List the images of data sets; each one's dict is read once.
 
     Args:
         names: registered data sets.
         keep: whether to train on a dict's image; None: on all.
+        need_masks: whether every object has to have a mask.
 
     Returns:
         The dicts, serialised, and which of the images are portraits.
 
     Raises:
-        UserError: no image is left.
+        UserError: no image is left, or an object has no mask.
     """
     kept, portrait = [], bytearray()
     for name in names:
@@ -213,6 +216,13 @@ def training_images(
             if keep is None or keep(record):
                 kept.append(item)
                 portrait.append(record["height"] >= record["width"])
+                if need_masks and not all(
+                    "segmentation" in a for a in record.get("annotations", ())
+                ):
+                    raise UserError(
+                        f"the data set {name} has boxes without masks, such as those of "
+                        f"{record['file_name']}: set MODEL.MASK_ON False, or take other data"
+                    )
     if not kept:
         raise UserError(f"{', '.join(names) or 'DATASETS.TRAIN'}: no image has anything to learn")
     return TrainingImages(DatasetFromList(kept, copy=False), np.frombuffer(portrait, bool))
@@ -267,7 +277,8 @@ def build_train_loader(
     Raises:
         UserError: no image is left, or the batch cannot be shared out.
     """
-    images = training_images(names, mapper.choice.has_target if filter_empty else None)
+    keep = mapper.choice.has_target if filter_empty else None
+    images = training_images(names, keep, mapper.use_instance_mask)
     portrait = images.portrait if group_by_orientation else None
     places = comm.get_rank(), comm.get_world_size()
     stream = BatchStream(len(images.dicts), batch, seed, portrait, *places)

@@ -119,7 +119,8 @@ class LabelMapper(DatasetMapper):
     Beside detectron2's, the instances of an example have, where the choice needs them,
     ``gt_ignore`` (int64: TARGET, LEFT_OUT or CROWD), ``gt_weights`` and ``gt_soft`` (float32, in
     [0, 1]). Without an option of ``LabelChoice``, and for photographs of 8 bits that are no turned
-    TIFFs, its examples are those of detectron2's.
+    TIFFs, its examples are those of detectron2's; only that a box outside the image, beside a mask
+    in it, is the mask's.
     """
 
     @configurable
@@ -178,8 +179,11 @@ class LabelMapper(DatasetMapper):
             instances.gt_weights = ratios**self.choice.weight_power
         if self.choice.soft_power:
             instances.gt_soft = ratios**self.choice.soft_power
-        if self.recompute_boxes and len(instances):
-            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        if instances.has("gt_masks") and len(instances):
+            # a box outside the image beside a mask that is in it: the mask knows
+            lost = ~instances.gt_boxes.nonempty() | self.recompute_boxes
+            boxes = instances.gt_masks.get_bounding_boxes().tensor[lost]
+            instances.gt_boxes.tensor[lost] = boxes.to(instances.gt_boxes.tensor)
         dataset_dict["instances"] = utils.filter_empty_instances(instances)
 
 

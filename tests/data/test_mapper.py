@@ -133,6 +133,12 @@ def test_a_label_that_vanishes_takes_its_fields_along(record):
     assert example["instances"].gt_weights[:2].tolist() == pytest.approx([1.0, 1 / 16])
 
 
+def test_a_box_outside_the_image_is_the_masks(record):
+    record["annotations"][1]["bbox"] = [200.0, 10.0, 5.0, 5.0]
+    example, _ = mapped(record)
+    assert boxes(example) == [list(map(float, box)) for box in BOXES[:3]]
+
+
 def test_an_image_without_labels(record):
     record["annotations"] = []
     example, _ = mapped(record, IGNORE_REST=True, WEIGHT_POWER=1.0, SOFT_POWER=1.0)

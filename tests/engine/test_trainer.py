@@ -270,6 +270,18 @@ def test_an_image_that_is_gone_or_has_another_size_is_named(on_colored, tmp_path
         examples(cfg, 4)
 
 
+def test_boxes_alone_train_no_masks(on_colored, tmp_path):
+    cfg = on_colored(**{"INPUT.COPY_PASTE.ENABLED": False})
+    content = json.loads((tmp_path / "colored.json").read_text())
+    for record in content["annotations"]:
+        del record["segmentation"]
+    (tmp_path / "colored.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"colored .*/colored/0\.png.*MODEL\.MASK_ON False"):
+        examples(cfg, 1)
+    cfg = on_colored(**{"INPUT.COPY_PASTE.ENABLED": False, "MODEL.MASK_ON": False})
+    assert all(len(example["instances"]) == 1 for example in examples(cfg, 4))
+
+
 def test_an_image_without_labels_can_receive(on_colored, tmp_path):
     cfg = on_colored(**{"DATALOADER.FILTER_EMPTY_ANNOTATIONS": False})
     coco_json(
