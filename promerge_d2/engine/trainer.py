@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import os
 import weakref
 
@@ -188,6 +189,18 @@ class ProMergeTrainer(DefaultTrainer):
         with reading_checkpoint(file):
             super().resume_or_load(resume)
 
+    def train(self) -> dict | None:
+        """Train to the end.
+
+        Returns:
+            The figures of the last evaluation, if there was one.
+
+        Raises:
+            UserError: an image, or the configuration, does not go; it is logged in one line.
+        """
+        logging.getLogger(SimpleTrainer.__module__).addFilter(_shorten)
+        return super().train()
+
     def before_train(self) -> None:
         """Have the data start where the run does."""
         self.data_loader.batch_sampler.start = self.start_iter
@@ -217,6 +230,14 @@ class ProMergeTrainer(DefaultTrainer):
         """Take up a run, with its seed."""
         super().load_state_dict(state_dict)
         self.data_loader.batch_sampler.seed = state_dict.get("seed", self.seed)
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Leave the traceback out of what detectron2 logs of an error that the user can mend."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, UserError):
+        record.msg, record.args, record.exc_info = f"training stopped: {error}", (), None
+    return True
 
 
 class Checkpointer(DetectionCheckpointer):

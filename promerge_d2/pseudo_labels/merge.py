@@ -125,7 +125,8 @@ def _missing(store: Store, places: np.ndarray) -> NotFinished:
     names = [e.name for place, e in enumerate(store.manifest.entries()) if place in wanted]
     listing = store.folder / "missing.txt"
     with guard_write(listing), atomic_path(listing) as part:
-        part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        text = "".join(f"{name}\n" for name in names)
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")  # names as on disk
     shown = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
     return NotFinished(
         f"{len(names)} of {store.manifest.count} images are not labelled yet: {shown} (all in "

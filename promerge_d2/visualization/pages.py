@@ -102,7 +102,7 @@ def write_page(path: Path, template: str, **content: Any) -> None:
     """
     page = _templates().get_template(template).render(content)
     with atomic_path(path) as part:
-        part.write_text(page, encoding="utf-8")
+        part.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files
 
 
 @functools.cache

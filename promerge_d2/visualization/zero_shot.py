@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from pycocotools import mask as mask_api
 
+from promerge_d2.coco.records import locate
 from promerge_d2.data.benchmarks import BENCHMARKS, PUBLISHED, PUBLISHED_SOURCE, SIX, published
 from promerge_d2.evaluation.bootstrap import LEVEL, Estimate
 from promerge_d2.evaluation.matches import KINDS, RECALLS, THRESHOLDS
@@ -47,7 +48,7 @@ def write_all(folder: Path, scores: Sequence[Score], not_run: NotRun, pictures: 
     markdown = as_markdown(tables)
     write_json(folder / "results.json", as_json(scores, not_run), indent=2)
     with atomic_path(folder / "results.md") as part:
-        part.write_text(markdown, encoding="utf-8")
+        part.write_text(markdown, encoding="utf-8", errors="backslashreplace")
     runs = {s.run: f"{s.run} ({s.about})" if s.about else s.run for s in scores}
     galleries = [_gallery(folder, score, pictures) for score in scores]
     write_page(
@@ -257,8 +258,9 @@ def _row(folder: Path, score: Score, index: int, ap: float) -> tuple[str, list[s
     if image.file_name is None:
         return None
     where = f"{score.data_set.json_file}: image {image.id!r}"
+    path_inside(score.data_set.image_root, image.file_name, where)
     try:
-        pixels = load_image(path_inside(score.data_set.image_root, image.file_name, where))
+        pixels = load_image(locate(score.data_set.image_root, image.file_name))
     except ImageError as error:
         logger.warning("a picture is left out of the page: %s", error)
         return None

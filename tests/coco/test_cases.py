@@ -309,3 +309,7 @@ def test_a_name_that_is_not_utf8_is_printed(tmp_path, monkeypatch, capsys):
     (tmp_path / "in").mkdir()
     assert run_tool(monkeypatch, "validate_labels.py", path, "--images", tmp_path / "in") == 2
     assert "1 files missing" in capsys.readouterr().out
+    save_image(tmp_path / "in" / os.fsdecode(b"caf\xe9.jpg"), photo(90, 120))
+    arguments = [path, "--images", tmp_path / "in", "--gallery", tmp_path / "page"]
+    assert run_tool(monkeypatch, "validate_labels.py", *arguments) == 0
+    assert r"caf\udce9.jpg" in (tmp_path / "page" / "index.html").read_text()

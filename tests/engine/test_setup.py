@@ -344,11 +344,17 @@ def test_values_that_cannot_be(train_net, config, key, value):
     ],
 )
 def test_what_cannot_be_built_is_said_in_one_line(train_net, config, key, value, named):
-    code, _, err = train_net("--config", config(), key, value)
+    code, out, err = train_net("--config", config(), key, value)
     assert code == 3
     (line,) = (line for line in err.splitlines() if line.startswith("error: "))
     assert named in line
-    assert "Traceback" not in err
+    assert "Traceback" not in out + err
+
+
+def test_an_image_that_is_gone_is_said_in_one_line(train_net, config, photos):
+    for number in range(4):
+        (photos / f"{number}.png").unlink()
+    refused(train_net("--config", config()), str(photos))
 
 
 @pytest.mark.parametrize("names", ["()", "('tiny_photos', 'tiny_photos')"])

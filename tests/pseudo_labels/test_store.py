@@ -197,6 +197,14 @@ def test_shards_give_the_bytes_of_one_run(labeler, photos, output, tmp_path, sha
     assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
+def test_missing_names_that_are_not_utf8_are_listed_as_they_are(labeler, photos, output):
+    os.rename(photos / "0001.png", photos / os.fsdecode(b"0001 caf\xe9.png"))
+    label(labeler, photos, output, shard=0, shards=2)
+    with pytest.raises(NotFinished):
+        merge_labels(output)
+    assert b"0001 caf\xe9.png\n" in (parts_of(output) / "missing.txt").read_bytes()
+
+
 def test_missing_shards_are_named(labeler, photos, output):
     label(labeler, photos, output, shard=0, shards=2)
     with pytest.raises(NotFinished) as caught:

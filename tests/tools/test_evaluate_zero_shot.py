@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -164,6 +165,25 @@ def test_one_file_on_all_sets_and_a_set_of_ones_own(evaluate, runs, root, tmp_pa
     assert found["mine"]["figures"]["segm.AP"] == pytest.approx(100)
     assert found["mine"]["intervals"] == {}
     assert "no image of" in results["not_run"]["cls_agnostic_kitti, cls_agnostic_coco"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "on_disk"),
+    [
+        (unicodedata.normalize("NFC", "söder.jpg"), unicodedata.normalize("NFD", "söder.jpg")),
+        ("a\\b.jpg", "a/b.jpg"),
+        (os.fsdecode(b"caf\xe9.jpg"), os.fsdecode(b"caf\xe9.jpg")),
+    ],
+)
+def test_pictures_are_found_however_names_are_spelled(evaluate, tmp_path, listed, on_disk):
+    save_image(tmp_path / "photos" / on_disk, GREY)
+    own = coco_json(tmp_path / "own.json", [(listed, 60, 80, [A])])
+    code, said, _ = evaluate(
+        *("--predictions", own, "--datasets", "coco", "--set", "mine", own, tmp_path / "photos"),
+    )
+    assert code == 0, said
+    assert "left out" not in said
+    assert len(list((tmp_path / "out" / "pictures" / "mine").rglob("*.png"))) == 2
 
 
 def test_files_of_a_folder_have_long_or_short_names(evaluate, runs):

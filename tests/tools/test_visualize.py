@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,6 +46,12 @@ def test_one_image_to_one_file(draw, photos, tmp_path):
     assert file.read_bytes() == first
     draw(photos[:1], file, "--set", "stride=3")
     assert file.read_bytes() != first
+
+
+def test_a_name_that_is_not_utf8(draw, tmp_path):
+    image = save_image(tmp_path / os.fsdecode(b"caf\xe9.png"), photo())
+    code, _, err = draw([image], tmp_path / "sheet.png")
+    assert code == 0, err
 
 
 def test_several_images_to_a_folder(draw, photos, tmp_path):

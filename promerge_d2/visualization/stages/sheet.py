@@ -71,7 +71,8 @@ def draw_sheet(view: View) -> Figure:
         axes.set_position((*corner, width / sheet_width, height / sheet_height))
     left = _GAP / sheet_width
     words: dict[str, Any] = {"va": "top", "parse_math": False}
-    figure.text(left, 1 - _GAP / sheet_height, view.name, size=_points(24), **words)
+    name = view.name.encode(errors="backslashreplace").decode()  # a file's need not be UTF-8
+    figure.text(left, 1 - _GAP / sheet_height, name, size=_points(24), **words)
     text = f"{view.labeler.title}, preset {view.preset}: {outcome}"
     color = _RED if reason else _BLACK
     figure.text(left, 1 - 60 / sheet_height, text, size=_points(16), color=color, **words)
