@@ -7,6 +7,7 @@ import copy
 import logging
 import os
 import weakref
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -189,7 +190,7 @@ class ProMergeTrainer(DefaultTrainer):
         with reading_checkpoint(file):
             super().resume_or_load(resume)
 
-    def train(self) -> dict | None:
+    def train(self) -> Any:
         """Train to the end.
 
         Returns:
