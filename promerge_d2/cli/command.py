@@ -15,6 +15,7 @@ from promerge_d2.version import __version__
 # name: its module in this room, which has ``make_parser()`` and ``main(argv)``; what it does
 COMMANDS = {
     "label": ("label", "photographs to a label file and a page to look at"),
+    "studio": ("studio", "look at a label file, and put it right, in the browser"),
     "train": ("train", "train or evaluate a detector"),
     "self-train": ("self_train", "label, train, label better, round by round"),
     "evaluate": ("evaluate", "score a label file against ground truth"),
@@ -23,6 +24,7 @@ COMMANDS = {
     "validate": ("validate", "check a label file, and make a gallery of it"),
     "merge": ("merge", "put the shards of a labelling together"),
     "import": ("import_labels", "make a label file of another project's"),
+    "export": ("export", "write a label file in another tool's format"),
     "visualize": ("visualize", "draw what each stage of a labeler makes of a photograph"),
     "cache-features": ("cache_features", "compute a frozen ViT's features ahead of training"),
     "convert-dino-resnet": ("convert_dino_resnet", "fetch the start weights of the ResNet configs"),

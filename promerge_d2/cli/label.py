@@ -147,6 +147,7 @@ def folder_beside(source: str) -> Path:
 
 def print_next(output: str, root: Path) -> None:
     """Print commands that go on from new labels."""
+    print(f"put them right: promerge studio {shlex.quote(output)}")
     entry = f"[['mine', {output!r}, {str(root)!r}]]"
     names = shlex.quote("('mine',)")
     print(

@@ -12,8 +12,8 @@ from promerge_d2.cli.parser import ArgumentParser
 from promerge_d2.utils.errors import EXIT_OK, UserError
 
 
-def build_parser() -> ArgumentParser:
-    """Build the parser of ``promerge studio``."""
+def make_parser() -> ArgumentParser:
+    """Describe the command line."""
     parser = ArgumentParser(prog="promerge studio", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("labels", help="COCO JSON with masks, by whomever it was written")
     parser.add_argument(
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError: the label file or the port cannot be used, or the extra is not installed.
     """
-    args = build_parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
     try:
         from promerge_d2.studio.server import Server, open_port  # an extra
         from promerge_d2.studio.session import Session

@@ -145,6 +145,7 @@ def test_label_writes_beside_the_photographs(photos, tiny, tmp_path, capsys):
     page = folder / "gallery" / "index.html"
     assert page.as_uri() in out
     assert "0.png" in page.read_text()
+    assert "\nput them right: promerge studio 'my photos.promerge/labels.json'\n" in out
     assert "\ntrain on them:  promerge train " in out
     # once more: nothing is left to do, and what was written is no photograph
     assert label.main([".", "--output", "all.json", *tiny]) == 0
