@@ -65,7 +65,7 @@ class FindQuery(KeepQuery):
 class Edit(_Body):
     """A decision on masks of a photograph, see ``Edits.do``."""
 
-    action: Literal["accept", "reject", "reopen", "merge", "finish"]
+    action: Literal["accept", "reject", "reopen", "merge", "finish", "only"]
     masks: list[Number] = Field(max_length=5000)
 
 

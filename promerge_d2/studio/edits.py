@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 DECISIONS = {"accept": ACCEPTED, "reject": REJECTED, "reopen": OPEN}
-ACTIONS = (*DECISIONS, "merge", "finish", "replace")
+ACTIONS = (*DECISIONS, "merge", "finish", "only", "replace")
 
 
 class UnknownId(UserError):
@@ -133,7 +133,9 @@ class Edits:
 
         Args:
             entry: ``do``: one of ``ACTIONS``, with the photograph's id as ``image`` and the numbers
-                of ``masks``; or ``undo``, ``redo``.
+                of ``masks``; or ``undo``, ``redo``. ``finish`` accepts the masks and makes the
+                photograph a reviewed one; ``only`` also rejects all that are undecided then;
+                ``replace`` rejects the masks and adds new ``records``.
 
         Returns:
             The place of the photograph that it was about.
@@ -159,10 +161,12 @@ class Edits:
         if place is None:
             raise UnknownId(f"there is no photograph with the id {entry['image']!r}")
         masks = list(dict.fromkeys(entry["masks"]))
+        action = entry["do"]
         before = {number: self.state(place, number) for number in masks}
+        if action == "only":
+            before |= {number: OPEN for number in self.undecided(place)}
         added = self.added.setdefault(place, [])
         done = _Done(entry, place, before, bool(self.reviewed[place]), len(added))
-        action = entry["do"]
         if action in DECISIONS:
             self._set(place, masks, DECISIONS[action])
         elif action == "merge":
@@ -173,8 +177,10 @@ class Edits:
             score = max(self.score(place, number) for number in masks)
             self._set(place, masks, MERGED)
             added.append(Added(score, tuple(masks), state=ACCEPTED))
-        elif action == "finish":
+        elif action in ("finish", "only"):
             self._set(place, masks, ACCEPTED)
+            if action == "only":
+                self._set(place, self.undecided(place), REJECTED)
             self.reviewed[place] = True
         elif action == "replace":
             self._set(place, masks, REJECTED)
@@ -202,6 +208,14 @@ class Edits:
                 self.states[row] = state
             else:
                 added.state = state
+
+    def undecided(self, place: int) -> list[int]:
+        """Return the masks of a photograph that nobody has decided on."""
+        first, last = self._catalog.index.first[place : place + 2].tolist()
+        plain = self._catalog.index.is_plain[first:last]
+        found = np.flatnonzero(plain & (self.states[first:last] == OPEN)).tolist()
+        more = enumerate(self.added.get(place, ()), last - first)
+        return found + [number for number, each in more if each.state == OPEN]
 
     def _find(self, place: int, number: int) -> tuple[int, Added | None]:
         """Return the row of a mask in the catalog, or the mask that was added."""

@@ -13,7 +13,6 @@ from pycocotools import mask as mask_api
 
 from promerge_d2.pseudo_labels.store import locked
 from promerge_d2.studio.catalog import (
-    OPEN,
     SIZES,
     STATE_NAMES,
     Catalog,
@@ -267,11 +266,8 @@ class Session:
             )
         with self._lock:
             edits = self.log.edits
-            mine = [mask["number"] for mask in self.photograph(place, "small")["masks"]]
-            open_ = [number for number in mine if edits.state(place, number) == OPEN]
-            self.log.append(
-                {"do": "replace", "image": image_id, "masks": open_, "records": result.records}
-            )
+            entry = {"do": "replace", "image": image_id, "masks": edits.undecided(place)}
+            self.log.append({**entry, "records": result.records})
 
     def save(self, keep: Keep, accepted_only: bool) -> dict[str, Any]:
         """Write a new file beside the log; none that is there is written over.

@@ -143,6 +143,17 @@ def test_merge_two_by_clicks(page):
     assert page.locator("#masks li.selected").count() == 0
 
 
+def test_only_the_right_ones(page):
+    open_first(page)
+    page.keyboard.press("Shift+Enter")
+    wait(page, "document.querySelector('#toast.on').textContent.includes('select')")
+    page.locator("#masks li").nth(1).click()
+    page.keyboard.press("Shift+Enter")
+    wait(page, "document.querySelector('#name').textContent === 'a/1.jpg'")
+    page.keyboard.press("ArrowLeft")
+    wait_for_states(page, {"0": "rejected", "1": "rejected", "2": "accepted"})
+
+
 def test_masks_off_and_on(page):
     open_first(page)
     visible = "[...document.querySelectorAll('#overlay path')].filter(p => " + (

@@ -40,6 +40,11 @@ def test_decisions(catalog):
     assert not edits.reviewed.any()
     edits.do(entry("finish", 0, 2))
     assert (edits.state(0, 2), edits.reviewed[0]) == (1, True)
+    edits.do(entry("merge", 1, 0, 1))
+    edits.do(entry("reopen", 1, 3))
+    edits.do(entry("only", 1, 2))
+    assert [edits.state(1, number) for number in range(4)] == [3, 3, 1, 2]
+    assert edits.reviewed[1]
 
 
 def test_merged_masks_can_be_merged_again(catalog):
@@ -91,7 +96,7 @@ def random_entries(catalog, count, seed):
         place = chance.randrange(6)
         total = 3 * (place < 5) + len(edits.added.get(place, ()))
         masks = chance.sample(range(total), chance.randint(0, total))
-        do = chance.choice(["accept", "reject", "reopen", "merge", "finish", "replace"])
+        do = chance.choice(["accept", "reject", "reopen", "merge", "finish", "only", "replace"])
         one = entry(do, place, *masks, **({"records": [record]} if do == "replace" else {}))
         one = chance.choice([one, one, {"do": "undo"}, {"do": "redo"}])
         try:

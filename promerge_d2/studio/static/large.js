@@ -27,6 +27,7 @@ export class Large {
       $(action).onclick = () => this.decide(action);
     }
     $("finish").onclick = () => this.finish();
+    $("only").onclick = () => this.only();
     $("stages-button").onclick = () => this.toggleStages();
     $("stage").onclick = (event) => this.click(event);
     $("masks").onmouseover = (event) => this.hint(event.target.closest("li")?.dataset.mask);
@@ -238,8 +239,21 @@ export class Large {
   }
 
   finish() {
-    const masks = this.shown.map((mask) => mask.number);
-    post(`/api/photographs/${this.photo.number}/edits`, { action: "finish", masks })
+    this.review("finish", this.shown.map((mask) => mask.number));
+  }
+
+  // What is selected and what was accepted before stays, nothing else.
+  only() {
+    const masks = this.chosen();
+    if (!masks.length && !this.photo.masks.some((mask) => mask.state === "accepted")) {
+      say("select the masks that are right first (Shift+click), or accept some");
+      return;
+    }
+    this.review("only", masks);
+  }
+
+  review(action, masks) {
+    post(`/api/photographs/${this.photo.number}/edits`, { action, masks })
       .then((answer) => { this.take(answer); this.go(1); })
       .catch(failed);
   }
@@ -265,6 +279,7 @@ export class Large {
     else if (key === "r" || key === "x" || key === "Delete") this.decide("reject");
     else if (key === "m") this.decide("merge");
     else if (key === "o") this.decide("reopen");
+    else if (key === "Enter" && event.shiftKey) this.only();
     else if (key === "Enter") this.finish();
     else if (key === " ") { this.allOff = !this.allOff; this.draw(); }
     else if (key >= "1" && key <= "9") {

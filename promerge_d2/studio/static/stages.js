@@ -82,7 +82,10 @@ export class Stages {
       + `Stages ${stages.toFixed(2)} s` + (features > 0.01 ? `, features ${features.toFixed(1)} s.` : ".");
     const photo = this.photo();
     const picture = $("picture").src.replace("/large.jpg", "/small.jpg");
-    $("panels").replaceChildren(...found.panels.map((panel) => this.panel(panel, found, photo, picture)));
+    const drawn = found.panels.map((panel) => this.panel(panel, found, photo, picture));
+    const outcome = drawn.pop(); // first, where one sees what a slider does
+    outcome.querySelector("h3").textContent += ": what comes out";
+    $("panels").replaceChildren(outcome, ...drawn);
   }
 
   panel(panel, { rows, columns }, photo, picture) {
