@@ -63,6 +63,11 @@ class Decided:
     states: np.ndarray
     added: dict[int, list[Added]]
 
+    def count(self, state: int) -> int:
+        """Count the masks of a state, those that were added too."""
+        more = sum(each.state == state for added in self.added.values() for each in added)
+        return int((self.states == state).sum()) + more
+
 
 @dataclass(frozen=True)
 class _Done:

@@ -56,9 +56,9 @@ def save(
             "score": keep.score,
             "best": keep.best,
             "accepted_only": accepted_only,
-            "accepted": int((decided.states == ACCEPTED).sum()),
-            "rejected": int((decided.states == REJECTED).sum()),
-            "merged": int((decided.states == MERGED).sum()),
+            "accepted": decided.count(ACCEPTED),
+            "rejected": decided.count(REJECTED),
+            "merged": decided.count(MERGED),
         },
     }
     masks = 0

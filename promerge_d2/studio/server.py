@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 
@@ -68,7 +69,8 @@ class Server:
 
     def run(self) -> None:
         """Answer until SIGINT or SIGTERM, or ``stop`` is called."""
-        self._server.run(sockets=[self._port])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
+            self._server.run(sockets=[self._port])
 
     def stop(self) -> None:
         """End ``run``, from another thread."""

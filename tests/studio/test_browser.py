@@ -104,14 +104,19 @@ def test_put_right_by_keys_and_save(page, labels):
     wait_for_states(page, {"0": "open", "1": "accepted", "2": "rejected"})
     page.keyboard.press("Enter")  # accept what is kept, on to the next
     wait(page, "document.querySelector('#name').textContent === 'a/1.jpg'")
+    page.keyboard.press("Enter")
+    wait(page, "document.querySelector('#name').textContent === 'a/2.jpg'")
     page.keyboard.press("Escape")
-    page.wait_for_selector("figure .done")
+    wait(page, "document.querySelectorAll('figure .done:not([hidden])').length === 2")
+    for number, count in ((0, 2), (1, 3), (2, 3)):
+        card = page.locator(f"figure[data-number='{number}']")
+        assert card.locator("path").count() == count
     page.click("#save")
     page.click("#save-accepted")
     page.click("#save-yes")
-    wait(page, "document.querySelector('#toast').textContent.includes('saved 2 masks')")
+    wait(page, "document.querySelector('#toast').textContent.includes('saved 5 masks')")
     new = json.loads(labels.with_name("labels.edited.json").read_text())
-    assert [each["image_id"] for each in new["annotations"]] == [1, 1]
+    assert [each["image_id"] for each in new["annotations"]] == [1, 1, 2, 2, 2]
 
 
 def test_merge_two_by_clicks(page):

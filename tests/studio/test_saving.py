@@ -63,6 +63,8 @@ def test_the_accepted_alone(session):
     session.edit(1, "merge", [0, 1])
     content = content_of(session.save(Keep(), True))
     assert [each["image_id"] for each in content["annotations"]] == [1, 2]
+    about = content["info"]["studio"]
+    assert (about["accepted"], about["merged"], about["rejected"]) == (2, 2, 0)
 
 
 def test_no_file_is_written_over(session, labels):

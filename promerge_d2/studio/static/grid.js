@@ -92,7 +92,7 @@ export class Grid {
     const figure = document.createElement("figure");
     figure.dataset.number = number;
     figure.innerHTML = '<div class="box"><img alt="" decoding="async"><svg></svg></div>'
-      + "<figcaption><b></b><span></span></figcaption>";
+      + '<figcaption><b></b><span class="done" hidden title="reviewed">✓</span><span class="words"></span></figcaption>';
     this.fill(figure, number);
     return figure;
   }
@@ -109,12 +109,8 @@ export class Grid {
       ? `${many(kept.length, "mask")}, best ${kept[0].score.toFixed(2)}`
       : card.reason && !card.masks.length ? `none: ${card.reason}` : "no mask kept";
     if (card.masks.some((mask) => mask.state !== "open")) words += " · edited";
-    const facts = figure.querySelector("figcaption span");
-    facts.textContent = words;
-    figure.querySelector(".done")?.remove();
-    if (card.reviewed) {
-      facts.insertAdjacentHTML("beforebegin", '<span class="done">✓</span>');
-    }
+    figure.querySelector(".words").textContent = words;
+    figure.querySelector(".done").hidden = !card.reviewed;
     figure.dataset.kept = kept.length;
   }
 
@@ -141,10 +137,6 @@ export class Grid {
     if (this.known.size > CARDS) this.known.delete(this.known.keys().next().value);
     const node = this.nodes.get(card.number);
     if (node) this.fill(node, card.number);
-  }
-
-  forget(number) {
-    this.known.delete(number);
   }
 
   missing(node, picture) {

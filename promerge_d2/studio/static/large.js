@@ -153,7 +153,7 @@ export class Large {
           + `<span class="words"></span><span class="mark ${mask.state}"></span>`
           + '<input type="checkbox" class="eye" title="Off and on" tabindex="-1">';
         item.querySelector(".swatch").style.background = colorOf(mask);
-        const merged = mask.parents.length ? ` · ${mask.parents.length} merged` : "";
+        const merged = mask.parents.length ? ` · ${mask.parents.length} in one` : "";
         const share = 100 * mask.share;
         item.querySelector(".words").textContent =
           `${mask.score.toFixed(3)} · ${share < 10 ? share.toFixed(1) : share.toFixed(0)} %${merged}`;

@@ -16,7 +16,7 @@ const grid = new Grid((place) => large.open(grid.numbers, place).catch(failed));
 const large = new Large({
   keep: () => keep,
   changed: (photograph, history) => {
-    grid.forget(photograph.number);
+    grid.know(photograph);
     tell(history);
   },
   moved: (place) => { location.replace(`#${grid.numbers[place]}`); },
@@ -25,7 +25,6 @@ const large = new Large({
     grid.current = place;
     grid.layOut();
     grid.reveal();
-    for (const number of [...grid.nodes.keys()]) if (!grid.known.has(number)) grid.draw();
     find(false).catch(failed);
     $("grid").focus({ preventScroll: true });
   },
@@ -102,7 +101,7 @@ function after(answer, words) {
   large.take(answer);
   if (!large.isOpen) {
     say(`${words}: ${answer.photograph.name}`);
-    find(false).then(() => grid.draw()).catch(failed);
+    find(false).catch(failed);
   }
 }
 
