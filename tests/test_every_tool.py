@@ -21,7 +21,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
@@ -37,7 +37,7 @@ from promerge_d2.pseudo_labels.inputs import find_size
 from promerge_d2.utils.image import image_size, load_image
 from tests.coco import plain
 from tests.coco.checks import attempt, check_every_tool
-from tests.coco.mutations import TRIED, good_files, mutated
+from tests.coco.mutations import ASKED, TRIED, good_files, mutated
 from tests.helpers import ROOT, exif_of, stored_pixels
 from tests.pseudo_labels.helpers import tiny_labeler
 
@@ -157,7 +157,7 @@ def detector():
         return build_model(settings_of_the_detector()).train()
 
 
-@TRIED
+@settings(TRIED, max_examples=ASKED or 100)
 @given(data_set=data_sets())
 def test_right_answers_or_errors_that_name_the_culprit(tmp_path, labeler, data_set):
     files, labels = data_set

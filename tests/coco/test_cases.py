@@ -257,7 +257,7 @@ def test_one_turned_photograph_among_good_ones(tmp_path):
     ]
     assert sizes == [(120, 90)] * 4 + [(90, 120)]
     for tool in (as_evaluated, as_trained, as_prepared):
-        with pytest.raises(UserError, match=r"annotations\[4\] \(id 5.*import_labels\.py"):
+        with pytest.raises(UserError, match=r"annotations\[4\] \(id 5.*promerge import"):
             tool(path)
 
 
