@@ -60,7 +60,8 @@ class Catalog:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        stamp_of(os.fspath(path))  # says why it cannot be read
+        if not self.path.is_file():
+            raise UserError(f"there is no label file {path}; name the JSON that labelling wrote")
         self.sha256 = sha256_of(path)
         self.index = _index_of(self.path, self.sha256)
         self.info = CocoSource(path).info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -54,14 +55,16 @@ class Session:
         weights: str | None = None,
     ) -> None:
         labels = Path(labels)
+        self.catalog = Catalog(labels)  # before anything is written
         self._folder = labels.parent if folder is None else Path(folder)
         self._stem = labels.name.removesuffix(".json")
         cache = self._folder / f"{self._stem}.studio"
-        self._held = locked(cache / "lock", f"{labels} in a studio")
-        self._held.__enter__()
-        self.catalog = Catalog(labels)
         self.pictures = Pictures(_find_root(labels, images), cache)
-        self.log = EditLog(self._folder / f"{self._stem}.edits.jsonl", self.catalog)
+        with contextlib.ExitStack() as held:
+            held.enter_context(locked(cache / "lock", f"{labels} in a studio"))
+            self.log = EditLog(self._folder / f"{self._stem}.edits.jsonl", self.catalog)
+            held.callback(self.log.close)
+            self._held = held.pop_all()
         self.stages = StageView(self.catalog.info, weights)
         self._lock = threading.RLock()
         self._saving = threading.Lock()
@@ -69,8 +72,7 @@ class Session:
 
     def close(self) -> None:
         """Let the log and the label file go."""
-        self.log.close()
-        self._held.__exit__(None, None, None)
+        self._held.close()
 
     def overview(self) -> dict[str, Any]:
         """Describe the file: what the page shows before any photograph."""

@@ -40,10 +40,12 @@ def test_a_busy_port(tmp_path):
     ("arguments", "named"),
     [
         (["none.json", "--port", "0"], r"none\.json"),
+        ([".", "--port", "0"], r"no label file \."),
         (["none.json", "--port", "99999"], "--port is 99999"),
     ],
 )
-def test_what_is_refused_is_named(tmp_path, monkeypatch, arguments, named):
+def test_what_is_refused_is_named_and_leaves_nothing(tmp_path, monkeypatch, arguments, named):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=named):
         main(arguments)
+    assert [*tmp_path.iterdir()] == []

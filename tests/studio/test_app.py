@@ -2,8 +2,11 @@
 
 import http.client
 import json
+from urllib.parse import quote
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from promerge_d2.studio.app import build_app
@@ -102,6 +105,43 @@ def test_broken_json(client, body):
     headers = {"content-type": "application/json"}
     answer = client.post("/api/photographs/0/edits", content=body, headers=headers)
     assert answer.status_code in (400, 422)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+BODIES = JSON | st.fixed_dictionaries(
+    {},
+    optional={
+        "action": st.sampled_from(["accept", "merge", "only", "finish"]) | JSON,
+        "masks": st.lists(st.integers(-2, 9), max_size=4) | JSON,
+        "settings": JSON,
+        "score": JSON,
+        "best": JSON,
+        "accepted_only": JSON,
+    },
+)
+POSTED = [f"photographs/{n}/{what}" for n in (0, 5, 6) for what in ("edits", "stages", "labels")]
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(path=st.sampled_from([*POSTED, "undo", "redo"]), body=BODIES, query=st.text(max_size=20))
+def test_whatever_is_sent_is_answered_or_refused(client, path, body, query):
+    """The client of the tests raises what the application does not catch."""
+    sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
+    assert client.post(f"/api/{path}", **sent).status_code in (200, 400, 404, 422)
+    params = {"text": query, "reason": query, "score": query, "n": query}
+    assert client.get("/api/photographs", params=params).status_code in (200, 422)
+    assert client.get("/api/cards", params=params).status_code in (200, 404, 422)
+    assert client.get(f"/static/{quote(query, safe='')}").status_code in (200, 404)
 
 
 def test_bodies_that_are_too_large(client):
