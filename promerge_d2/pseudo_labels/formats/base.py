@@ -279,8 +279,8 @@ def run_lengths(pixels: np.ndarray) -> np.ndarray:
         >>> run_lengths(np.array([1, 1, 0, 1])).tolist()
         [0, 2, 1, 1]
     """
-    ends = np.flatnonzero(np.diff(pixels, append=2))
-    runs = np.diff(ends, prepend=-1)
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
+    runs = np.diff(changes, prepend=-1, append=len(pixels) - 1)
     return np.concatenate([[0], runs]) if pixels[0] else runs
 
 

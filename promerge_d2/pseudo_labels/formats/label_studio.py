@@ -175,8 +175,8 @@ def write(order: Order) -> Iterator[Add]:
                 "height": image.height,
             }
             task = {"data": data, "predictions": [{"model_version": version, "result": results}]}
-            file.write(",\n" if count else "[\n")
-            json.dump(task, file, separators=(",", ":"), allow_nan=False)
+            text = json.dumps(task, separators=(",", ":"), allow_nan=False)
+            file.write(f",\n{text}" if count else f"[\n{text}")
             count += 1
             return place
 

@@ -57,7 +57,7 @@ def write(order: Order) -> Iterator[Add]:
             "height": image.height,
         }
         with new_file(order.folder / with_suffix(image.name, ".json"), image) as file:
-            json.dump({"image": info, "annotations": records}, file, allow_nan=False)
+            file.write(json.dumps({"image": info, "annotations": records}, allow_nan=False))
         return image.name
 
     yield add

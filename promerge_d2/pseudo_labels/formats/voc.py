@@ -36,7 +36,7 @@ from promerge_d2.pseudo_labels.formats.base import (
     with_suffix,
 )
 from promerge_d2.pseudo_labels.formats.outlines import draw_indices, index_rings, three_points
-from promerge_d2.pseudo_labels.formats.xml import parse_stream, text_of
+from promerge_d2.pseudo_labels.formats.xml import parse_file, text_of
 from promerge_d2.utils.errors import UserError
 
 _FOLDER = "Annotations"
@@ -88,9 +88,7 @@ def read(source: Source) -> Iterator[LabelledImage]:
     folder = source.path / _FOLDER
     folder = folder if folder.is_dir() else source.path
     for path in walk_files(folder, ".xml"):
-        with open(path, "rb") as file:
-            events = [element for _, element in parse_stream(file, path)]
-        root = events[0]
+        root = parse_file(path)
         if root.tag != "annotation":
             raise UserError(f"{path}: its root is <{root.tag}>, not <annotation>")
         where = str(path)

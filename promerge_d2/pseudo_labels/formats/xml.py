@@ -50,8 +50,7 @@ def parse_stream(file: IO[bytes], path: Path) -> Iterator[tuple[str, ElementTree
     before = b""
     try:
         while chunk := file.read(1 << 16):
-            if b"<!DOCTYPE" in before + chunk or b"<!ENTITY" in before + chunk:
-                raise UserError(f"{path}: it has a document type of its own; no label file does")
+            _check_type(before + chunk, path)
             before = chunk[-9:]
             parser.feed(chunk)
             yield from parser.read_events()
@@ -61,3 +60,20 @@ def parse_stream(file: IO[bytes], path: Path) -> Iterator[tuple[str, ElementTree
         raise UserError(f"{path} is not valid XML: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_file(path: Path) -> ElementTree.Element:
+    """Read a small file whole; refusals as those of ``parse_stream``."""
+    try:
+        content = path.read_bytes()
+        _check_type(content, path)
+        return ElementTree.fromstring(content)
+    except ElementTree.ParseError as error:
+        raise UserError(f"{path} is not valid XML: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _check_type(content: bytes, path: Path) -> None:
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise UserError(f"{path}: it has a document type of its own; no label file does")
