@@ -25,7 +25,7 @@ from promerge_d2.evaluation.matches import THRESHOLDS
 from promerge_d2.labeler import ImageFeatures
 from promerge_d2.labeler.regions.candidates import SPECTRA, find_candidates
 from promerge_d2.labeler.regions.config import RegionsConfig
-from promerge_d2.labeler.regions.labeler import RegionsLabeler, scored_regions
+from promerge_d2.labeler.regions.labeler import RegionsLabeler
 from promerge_d2.labeler.regions.merge_tree import tree_masks
 from promerge_d2.labeler.similarity import l2_normalize
 
@@ -92,7 +92,7 @@ def coverage_by_stage(
         masks = tree_masks(tree, height, width, config.min_patches, config.max_share)
         kind = f"candidates: tree of {count} components, power {power:g}"
         found[kind] = len(masks), _best(shares, masks)
-    stages = scored_regions(image.features, config)
+    stages = RegionsLabeler.find_masks(image, config)
     found["candidates, all"] = len(candidates.masks), _best(shares, candidates.masks)
     kept = candidates.masks[:0] if stages.merged is None else stages.merged
     found["after scores and suppression"] = len(kept), _best(shares, kept)

@@ -153,6 +153,6 @@ def masks_by_device(workload: Workload, files: Sequence[Path]) -> dict[str, list
         found[name] = []
         for file in files:
             (prepared,) = labeler.forward([labeler.processor.preprocess(file)])
-            stages = labeler.grid_masks(prepared.features, labeler.config)
+            stages = labeler.find_masks(prepared, labeler.config)
             found[name].append(nothing if stages.merged is None else stages.merged)
     return found

@@ -130,7 +130,7 @@ def finish(
     for repeat in range(repeats):
         for index, image in enumerate(prepared):
             started = time.perf_counter()
-            grid = labeler.grid_masks(image.features, config)
+            grid = labeler.find_masks(image, config)
             seconds[0, index, repeat] = time.perf_counter() - started
             result = labeler.make_records(image, grid, config)
             seconds[1:, index, repeat] = [result.seconds.get(stage, 0) for stage in AFTER[1:]]

@@ -165,6 +165,19 @@ class Labeler(ABC, Generic[ConfigT]):
         """
 
     @classmethod
+    def find_masks(cls, image: ImageFeatures, config: ConfigT) -> GridMasks:
+        """Find masks of an image on the patch grid.
+
+        Args:
+            image: of ``forward``.
+            config: the labeler's.
+
+        Returns:
+            ``grid_masks`` of its features; a subclass may look at its working image as well.
+        """
+        return cls.grid_masks(image.features, config)
+
+    @classmethod
     def tile_count(cls, config: ConfigT) -> int:
         """Count the tiles that ``tiles`` gives.
 
@@ -348,7 +361,7 @@ class Labeler(ABC, Generic[ConfigT]):
             The image's masks.
         """
         started = time.perf_counter()
-        grid = cls.grid_masks(image.features, config)
+        grid = cls.find_masks(image, config)
         seconds = {**image.seconds, "masks": time.perf_counter() - started}
         return cls.make_records(dataclasses.replace(image, seconds=seconds), grid, config, refiner)
 
@@ -364,7 +377,7 @@ class Labeler(ABC, Generic[ConfigT]):
 
         Args:
             image: of ``forward``.
-            grid: of ``grid_masks``.
+            grid: of ``find_masks``.
             config: the labeler's.
             refiner: stands in for the one that ``config.refine`` names.
 

@@ -5,6 +5,8 @@ Shape letters: M masks, h and w rows and columns of their frame, K kept masks.
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 
@@ -34,3 +36,48 @@ def suppress(masks: np.ndarray, scores: np.ndarray, max_iou: float, most: int) -
             inside[len(kept)] = mask
             kept.append(index)
     return np.array(kept, np.int64)
+
+
+def suppress_softly(
+    masks: np.ndarray, scores: np.ndarray, max_iou: float, most: int, decay: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose masks one by one, the scores of the others falling with their overlap (Soft-NMS).
+
+    Of all masks that are left the one of the highest score is kept, then each other's score is
+    its own times exp(-decay * IoU^2), with the highest IoU that it has with a kept mask (Bodla et
+    al., 2017, multiply the factors of all kept masks).
+
+    Args:
+        masks: (M, h, w) bool, none empty.
+        scores: (M,), none below 0; of equal ones the first goes first.
+        max_iou: a mask is dropped when its IoU with a kept one exceeds this.
+        most: masks to keep at most.
+        decay: of the scores, at least 0; 0 leaves them as they are.
+
+    Returns:
+        Indices of the kept masks, (K,) int64, and their scores (K,) after the fall, descending.
+    """
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
+    areas = np.count_nonzero(flat, axis=1)
+    kept: list[int] = []
+    final: list[float] = []
+    inside = np.zeros((min(most, len(masks)), flat.shape[1]), np.float32)
+    highest, seen = np.zeros(len(masks)), np.zeros(len(masks), np.int64)
+    waiting = [(-score, index) for index, score in enumerate(scores)]
+    heapq.heapify(waiting)
+    while waiting and len(kept) < most:  # a score can only fall: those below need no look
+        score, index = heapq.heappop(waiting)
+        if seen[index] < len(kept):
+            mask = flat[index].astype(np.float32)
+            common = inside[seen[index] : len(kept)] @ mask
+            union = areas[kept[seen[index] :]] + areas[index] - common
+            highest[index] = max(highest[index], (common / union).max())
+            seen[index] = len(kept)
+            if highest[index] <= max_iou:
+                fallen = -scores[index] * np.exp(-decay * highest[index] ** 2)
+                heapq.heappush(waiting, (fallen, index))
+        else:
+            inside[len(kept)] = flat[index]
+            kept.append(index)
+            final.append(-score)
+    return np.array(kept, np.int64), np.array(final, np.float64)

@@ -34,7 +34,7 @@ class RegionsConfig(GridConfig):
     min_patches: int = 3
     max_share: float = 0.95
     background_quantile: float = 0.7
-    max_iou: float = 0.65
+    max_iou: float = 0.75
     max_masks: int = 100
     min_fragment: float = 0.1
     tiles: int = 1

@@ -13,13 +13,18 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from promerge_d2.labeler.base import GridMasks, Labeler
+from promerge_d2.labeler.base import GridMasks, ImageFeatures, Labeler
 from promerge_d2.labeler.refine import Refiner, refine_masks
 from promerge_d2.labeler.refine.holes_and_fragments import drop_fragments, fill_holes
 from promerge_d2.labeler.refine.resize import upsample_smoothly
 from promerge_d2.labeler.regions.candidates import Candidates, find_candidates
 from promerge_d2.labeler.regions.config import RegionsConfig
-from promerge_d2.labeler.regions.scoring import CUES, Frame, score_candidates
+from promerge_d2.labeler.regions.scoring import (
+    CUES,
+    Frame,
+    score_candidates,
+    to_probability,
+)
 from promerge_d2.labeler.regions.tiles import (
     Window,
     cut_sides,
@@ -28,9 +33,10 @@ from promerge_d2.labeler.regions.tiles import (
     tile_windows,
 )
 from promerge_d2.labeler.similarity import l2_normalize
-from promerge_d2.labeler.suppression import suppress
+from promerge_d2.labeler.suppression import suppress, suppress_softly
 
 SURPLUS = 1.25  # masks of the grid for each that is asked for: some grow into others
+DECAY = 4.0  # of a score, by the square of the IoU with a better mask
 SCORED_PER_MASK = 10  # candidates that are scored in full, for each mask that is asked for
 
 
@@ -50,12 +56,15 @@ class RegionStages(GridMasks):
     cues: np.ndarray | None = None
 
 
-def scored_regions(features: torch.Tensor, config: RegionsConfig) -> RegionStages:
+def scored_regions(
+    features: torch.Tensor, image: np.ndarray, config: RegionsConfig
+) -> RegionStages:
     """Run the stages on the patch grid: candidates, scores, suppression.
 
     Args:
         features: (V, C, H, W) raw float32 features, V = 1 or 1 + ``config.tiles`` squared; their
             mean is taken off, for the models whose features share a large one.
+        image: (h, w, 3) uint8 RGB, the photograph at any size.
         config: sizes and thresholds; ``config.grid`` is not used.
 
     Returns:
@@ -63,55 +72,58 @@ def scored_regions(features: torch.Tensor, config: RegionsConfig) -> RegionStage
     """
     whole, *tiles = features
     rows, columns = whole.shape[1:]
-    candidates = _candidates(whole, config)
-    frame = Frame.of(candidates.maps[0], config.background_quantile)
-    stages = RegionStages(
-        regions=candidates.masks, resemblance=frame.resemblance.reshape(rows, columns)
-    )
-    masks, scores, cues = _best(candidates, frame, config)
+    candidates, norms = _candidates(whole, config)
+    frame = Frame.of(candidates.maps[0], norms, image, config.background_quantile)
+    stages = RegionStages(regions=candidates.masks, resemblance=frame.resemblance)
+    masks, products, cues = _best(candidates, frame, config)
     if tiles:
         canvas = (config.tiles * rows, config.tiles * columns)
-        found = [(upsample_smoothly(masks, *canvas), scores, cues)]
+        found = [(upsample_smoothly(masks, *canvas), products, cues)]
         for tile, window in zip(tiles, tile_windows(rows, columns, config.tiles), strict=True):
-            tile_masks, tile_scores, tile_cues = _best_of_tile(tile, frame, window, canvas, config)
+            tile_masks, *scored = _best_of_tile(tile, frame, window, canvas, config)
             height, width = (part.stop - part.start for part in window)
             placed = np.zeros((len(tile_masks), *canvas), bool)
             placed[(slice(None), *window)] = upsample_smoothly(tile_masks, height, width)
-            found.append((placed, tile_scores, tile_cues))
-        masks, scores, cues = map(np.concatenate, zip(*found, strict=True))
-        kept = suppress(masks, scores, config.max_iou, _on_the_grid(config))
-        masks, scores, cues = masks[kept], scores[kept], cues[kept]
-    if len(masks):
-        stages.merged, stages.scores, stages.cues = masks, scores, cues
+            found.append((placed, *scored))
+        masks, products, cues = map(np.concatenate, zip(*found, strict=True))
+    kept, products = _suppress(masks, products, config)
+    if len(kept):
+        stages.merged, stages.cues = masks[kept], cues[kept]
+        stages.scores = to_probability(products)
     else:
         stages.reason = "no_scored_regions" if len(candidates.masks) else "no_regions"
     return stages
 
 
-def _on_the_grid(config: RegionsConfig) -> int:
-    """Masks to keep on the grid, so that ``config.max_masks`` are left after refinement."""
-    return int(SURPLUS * config.max_masks)
-
-
-def _candidates(features: torch.Tensor, config: RegionsConfig) -> Candidates:
-    """Return the candidates of raw features (C, H, W)."""
-    unit = l2_normalize(features - features.mean(dim=(1, 2), keepdim=True)).cpu().numpy()
-    return find_candidates(unit, config.min_patches, config.max_share)
+def _candidates(features: torch.Tensor, config: RegionsConfig) -> tuple[Candidates, np.ndarray]:
+    """Return the candidates of raw features (C, H, W), and the features' norms (H, W)."""
+    centred = features - features.mean(dim=(1, 2), keepdim=True)
+    unit = l2_normalize(centred).cpu().numpy()
+    norms = centred.norm(dim=0).cpu().numpy()
+    return find_candidates(unit, config.min_patches, config.max_share), norms
 
 
 def _best(
     candidates: Candidates, frame: Frame, config: RegionsConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the candidates of a score above 0 that no better one overlaps much.
+    """Return the candidates that suppression keeps: masks, products of their cues, cues."""
+    scored, cues = score_candidates(candidates, frame, SCORED_PER_MASK * config.max_masks)
+    masks, products = candidates.masks[scored], cues["product"]
+    kept, _ = _suppress(masks, products, config)
+    return masks[kept], products[kept], np.stack([cues[name][kept] for name in CUES], axis=1)
+
+
+def _suppress(
+    masks: np.ndarray, products: np.ndarray, config: RegionsConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keep so many masks of products above 0 that enough are left after refinement.
 
     Returns:
-        Masks, their scores and cues, by descending score.
+        See ``suppress_softly``.
     """
-    scored, cues = score_candidates(candidates, frame, SCORED_PER_MASK * config.max_masks)
-    masks, scores = candidates.masks[scored], cues["score"]
-    kept = suppress(masks, scores, config.max_iou, _on_the_grid(config))
-    kept = kept[scores[kept] > 0]
-    return masks[kept], scores[kept], np.stack([cues[name][kept] for name in CUES], axis=1)
+    most = int(SURPLUS * config.max_masks)
+    kept, fallen = suppress_softly(masks, products, config.max_iou, most, DECAY)
+    return kept[fallen > 0], fallen[fallen > 0]
 
 
 def _best_of_tile(
@@ -123,7 +135,7 @@ def _best_of_tile(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ``_best`` of a tile, without the regions that its cut goes through."""
     shape = features.shape[1:]
-    candidates = _candidates(features, config)
+    candidates, _ = _candidates(features, config)
     is_cut = candidates.masks[:, cut_sides(window, canvas, *shape)].any(axis=1)
     uncut = dataclasses.replace(candidates, masks=candidates.masks[~is_cut])
     return _best(uncut, frame_of_tile(whole, window, canvas, *shape), config)
@@ -153,8 +165,13 @@ class RegionsLabeler(Labeler[RegionsConfig]):
 
     @staticmethod
     def grid_masks(features: torch.Tensor, config: RegionsConfig) -> RegionStages:
+        """Find masks as if the photograph had one colour, see ``scored_regions``."""
+        return scored_regions(features, np.zeros((1, 1, 3), np.uint8), config)
+
+    @classmethod
+    def find_masks(cls, image: ImageFeatures, config: RegionsConfig) -> RegionStages:
         """Find masks on the patch grid, see ``scored_regions``."""
-        return scored_regions(features, config)
+        return scored_regions(image.features, image.working_image, config)
 
     @staticmethod
     def refine(

@@ -1,6 +1,6 @@
-"""Scores: how likely a mask is an object, from the features alone (our own).
+"""Scores: how likely a mask is an object, from the features and the colours alone (our own).
 
-Seven cues, each in [0, 1], are multiplied, and the product is brought to the scale of a
+Nine cues, each in [0, 1], are multiplied, and the product is brought to the scale of a
 probability. No label went into the cues; their powers and the scale were fixed on COCO train2017
 (docs/algorithm.md), apart from any image that a reported figure is of.
 
@@ -11,12 +11,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numba import njit
 
 from promerge_d2.labeler.regions.candidates import Candidates
 
-CUES = ("contrast", "agreement", "background", "border", "size", "compactness", "support")
+CUES = (
+    "contrast",
+    "agreement",
+    "background",
+    "border",
+    "size",
+    "compactness",
+    "prominence",
+    "edge",
+    "support",
+)
 
 _RING = 5  # patches whose squared distance to a mask is no more are the ring around it
 _SURROUNDINGS = 18  # likewise, for the agreement
@@ -24,7 +35,9 @@ _MARGIN = 4  # patches that the surroundings reach beyond a mask's box
 _BORDER = 2  # patches
 _AGREEING_MAPS = 2  # the first of the candidates' maps, asked for the agreement
 _SIDE_BY_SIDE = 16  # masks that go up a tree together
-_EVEN_ODDS = 0.1  # the product of cues at which every second mask was an object
+_EVEN_ODDS = 1.0  # EVEN
+_BEST = 20  # masks of a photograph by which it is compared with others
+_LEVEL = 0.6  # the power of their mean that its products are divided by
 
 
 @dataclass(frozen=True)
@@ -32,17 +45,43 @@ class Frame:
     """The photograph that a patch grid lies on.
 
     Attributes:
-        resemblance: (H * W,) in [0, 1], see ``resemblance_to_border``.
+        resemblance: (H, W) in [0, 1], see ``resemblance_to_border``.
+        prominence: (H, W) in [0, 1], the norm of a patch's raw feature, in shares of the largest (1
+            where all are 0).
+        colours: (H, W, 3) float32, CIE Lab.
         share: of the photograph that the grid covers.
     """
 
     resemblance: np.ndarray
+    prominence: np.ndarray
+    colours: np.ndarray
     share: float = 1.0
 
     @classmethod
-    def of(cls, unit: np.ndarray, background_quantile: float = 0.7) -> Frame:
-        """Describe a grid (D, H, W) of unit features that covers the whole photograph."""
-        return cls(resemblance_to_border(unit, background_quantile))
+    def of(
+        cls,
+        unit: np.ndarray,
+        norms: np.ndarray,
+        image: np.ndarray,
+        background_quantile: float = 0.7,
+    ) -> Frame:
+        """Describe a grid that covers the whole photograph.
+
+        Args:
+            unit: (D, H, W) unit features.
+            norms: (H, W) of the raw features.
+            image: (h, w, 3) uint8 RGB, the photograph at any size.
+            background_quantile: see ``resemblance_to_border``.
+
+        Returns:
+            The frame.
+        """
+        height, width = norms.shape
+        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        colours = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        resemblance = resemblance_to_border(unit, background_quantile)
+        prominence = norms / norms.max() if norms.max() > 0 else np.ones_like(norms)
+        return cls(resemblance.reshape(height, width), prominence, colours)
 
 
 def score_candidates(
@@ -50,21 +89,28 @@ def score_candidates(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Score the candidates that have a hope of a place among the best.
 
-    The score is made of seven cues:
+    The score is made of nine cues:
 
     * ``contrast``: mean feature inside, times itself less the mean feature of the ring around: it
       is high when the mask is of one kind and its surroundings are of another;
     * ``agreement``: the mask's IoU, in its surroundings, with the patches whose product with its
       mean feature is above the middle between inside and ring: what a prompt with that feature
-      would find there; mean of two maps, cubed;
+      would find there; mean of two maps, squared;
     * ``background``: one less the mean share of border patches that the mask's patches resemble,
-      cubed;
-    * ``border``: one less the share of the image's border that the mask covers, cubed;
-    * ``size``: with the area's share s, the root of s, and less for very small and very large
-      masks: exp(-0.06 (ln s + 3)^2);
-    * ``compactness``: the outline of a square of this area, in shares of the mask's own, squared;
-    * ``support``: the IoU with the most alike region of each tree, their mean cubed: what only one
-      view of the features shows is seldom an object. It costs most, and is asked only of the
+      squared;
+    * ``border``: one less the share of the image's border that the mask covers, to the power of
+      4;
+    * ``size``: with the area's share s, s to the power of 0.8, and less for very small and very
+      large masks: exp(-0.06 (ln s + 3)^2);
+    * ``compactness``: the outline of a square of this area, in shares of the mask's own, to the
+      power of 2.5;
+    * ``prominence``: the mean norm of the mask's raw features, in shares of the largest norm of
+      the image, squared: objects have longer features than stuff;
+    * ``edge``: with e the mean colour difference of neighbours across the mask's outline and m
+      that of all neighbours in the image, e / (e + m), or a half where the image is flat;
+      to the power of 1.5;
+    * ``support``: the IoU with the most alike region of each tree, their mean squared: what only
+      one view of the features shows is seldom an object. It costs most, and is asked only of the
       ``most`` masks for which the product of the others is highest.
 
     Cosines are compared with quantiles and means of the image's own, never with fixed numbers, so
@@ -77,24 +123,39 @@ def score_candidates(
 
     Returns:
         Indices (K,) int64 of the scored ones, in their order. By the name of each cue (K,) float64,
-        and under ``score`` p / (p + 0.1) of their product p: on COCO train2017, of the masks with
-        0.3 or more half were objects (IoU 0.5), of those with 0.1 to 0.2 one in eight.
+        and under ``product`` their product.
     """
     cues = _local_cues(candidates, frame)
     product = np.prod(list(cues.values()), axis=0)
     kept = np.sort(np.argsort(-product, kind="stable")[:most])
     cues = {name: cue[kept] for name, cue in cues.items()}
     cues["support"] = _support(candidates, kept)
-    product = np.prod(list(cues.values()), axis=0)
-    return kept, {**cues, "score": product / (product + _EVEN_ODDS)}
+    return kept, {**cues, "product": np.prod(list(cues.values()), axis=0)}
+
+
+def to_probability(products: np.ndarray) -> np.ndarray:
+    """Bring products of cues to the scale of a probability.
+
+    How much stands out differs from photograph to photograph. A product is divided by the
+    geometric mean of the photograph's twenty best, to the power of 0.6; with the quotient q the
+    score is q / (q + c). On COCO train2017 half of the masks with a score of about 0.5 had an
+    IoU of 0.5 or more with an object, refined.
+
+    Args:
+        products: (K,) of an image's masks, above 0, descending.
+
+    Returns:
+        (K,) in (0, 1), in the same order.
+    """
+    relative = products / np.exp(_LEVEL * np.log(products[:_BEST]).mean())
+    return relative / (relative + _EVEN_ODDS)
 
 
 def _local_cues(candidates: Candidates, frame: Frame) -> dict[str, np.ndarray]:
     """The cues but for ``support``."""
     masks = candidates.masks
     count, height, width = masks.shape
-    flat = masks.reshape(count, height * width)
-    area = np.count_nonzero(flat, axis=1)
+    area = np.count_nonzero(masks, axis=(1, 2))
     contrast, agreements = np.zeros(count), []
     for index, features in enumerate(candidates.maps[:_AGREEING_MAPS]):
         patches = np.ascontiguousarray(features.reshape(len(features), -1).T)
@@ -102,27 +163,48 @@ def _local_cues(candidates: Candidates, frame: Frame) -> dict[str, np.ndarray]:
         agreements.append(agreement)
         if index == 0:
             contrast = coherence - across
-    resemblance = flat @ frame.resemblance / area
-    outline, at_border = _outline(masks)
+    steps = colour_steps(frame.colours)
+    outline, at_border, across_outline = _outline(masks, steps)
+    edge = across_outline / np.maximum(outline - at_border, 1)
+    usual = steps.sum() / max(1, 2 * height * width - height - width)
+    resemblance, prominence = _sums(masks, np.stack([frame.resemblance, frame.prominence], 2)).T
     covered = at_border * np.sqrt(frame.share) / (2 * (height + width))
     share = area * frame.share / (height * width)
     return {
         "contrast": np.clip(contrast, 0, 1),
-        "agreement": np.mean(agreements, axis=0) ** 3,
-        "background": (1 - resemblance) ** 3,
-        "border": np.clip(1 - covered, 0, 1) ** 3,
-        "size": np.sqrt(share) * np.exp(-0.06 * (np.log(share) + 3) ** 2),
-        "compactness": np.minimum(1, 4 * np.sqrt(area) / outline) ** 2,
+        "agreement": np.mean(agreements, axis=0) ** 2,
+        "background": (1 - resemblance / area) ** 2,
+        "border": np.clip(1 - covered, 0, 1) ** 4,
+        "size": share**0.8 * np.exp(-0.06 * (np.log(share) + 3) ** 2),
+        "compactness": np.minimum(1, 4 * np.sqrt(area) / outline) ** 2.5,
+        "prominence": (prominence / area) ** 2,
+        "edge": (edge / (edge + usual) if usual > 0 else np.full(count, 0.5)) ** 1.5,
     }
 
 
 def _support(candidates: Candidates, chosen: np.ndarray) -> np.ndarray:
-    """(K,): the cube of the mean, over the trees, of the IoU with a tree's most alike region."""
+    """(K,): the square of the mean, over the trees, of the IoU with a tree's most alike region."""
     count, height, width = candidates.masks.shape
     masks = candidates.masks.reshape(count, height * width)[chosen]
     columns = np.ascontiguousarray(masks.T, np.float32)
     found = [_most_alike(columns, tree) for tree in candidates.trees]
-    return np.stack(found).mean(axis=0, dtype=np.float64) ** 3
+    return np.stack(found).mean(axis=0, dtype=np.float64) ** 2
+
+
+def colour_steps(colours: np.ndarray) -> np.ndarray:
+    """Return how much neighbours differ in colour.
+
+    Args:
+        colours: (H, W, 3).
+
+    Returns:
+        (H, W, 2) float64: Euclidean distance to the right and to the lower neighbour, 0 where
+        there is none.
+    """
+    steps = np.zeros((*colours.shape[:2], 2))
+    steps[:, :-1, 0] = np.linalg.norm(np.diff(colours, axis=1), axis=2)
+    steps[:-1, :, 1] = np.linalg.norm(np.diff(colours, axis=0), axis=2)
+    return steps
 
 
 def resemblance_to_border(unit: np.ndarray, quantile: float) -> np.ndarray:
@@ -147,25 +229,45 @@ def resemblance_to_border(unit: np.ndarray, quantile: float) -> np.ndarray:
 
 
 @njit(cache=True)
-def _outline(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover - compiled
-    """(M,) sides of patches along each mask's outline, and those of them on the grid's border."""
+def _outline(  # pragma: no cover - compiled
+    masks: np.ndarray, steps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Follow each mask's outline.
+
+    Returns:
+        (M,) each: sides of patches along it, those of them on the grid's border, and the sum of
+        ``colour_steps`` across the others.
+    """
     count, height, width = masks.shape
-    outline = np.zeros(count)
-    border = np.zeros(count)
+    outline, border, across = np.zeros(count), np.zeros(count), np.zeros(count)
     for i in range(count):
         mask = masks[i]
         for y in range(height):
             for x in range(width):
-                if not mask[y, x]:
-                    continue
-                for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-                    v, u = y + dy, x + dx
-                    if v < 0 or u < 0 or v == height or u == width:
-                        outline[i] += 1
-                        border[i] += 1
-                    elif not mask[v, u]:
-                        outline[i] += 1
-    return outline, border
+                here = mask[y, x]
+                if here:
+                    border[i] += (y == 0) + (x == 0) + (y == height - 1) + (x == width - 1)
+                if x + 1 < width and mask[y, x + 1] != here:
+                    outline[i] += 1
+                    across[i] += steps[y, x, 0]
+                if y + 1 < height and mask[y + 1, x] != here:
+                    outline[i] += 1
+                    across[i] += steps[y, x, 1]
+    return outline + border, border, across
+
+
+@njit(cache=True)
+def _sums(masks: np.ndarray, values: np.ndarray) -> np.ndarray:  # pragma: no cover - compiled
+    """(M, Q): the sum of each of the values (H, W, Q) over the patches of each mask."""
+    count, height, width = masks.shape
+    sums = np.zeros((count, values.shape[2]))
+    for i in range(count):
+        for y in range(height):
+            for x in range(width):
+                if masks[i, y, x]:
+                    for q in range(values.shape[2]):
+                        sums[i, q] += values[y, x, q]
+    return sums
 
 
 @njit(cache=True, fastmath=True)

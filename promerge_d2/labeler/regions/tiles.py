@@ -93,7 +93,7 @@ def frame_of_tile(
     The tile alone may show nothing but one object.
 
     Args:
-        whole: the photograph's, for a grid of the tile's shape.
+        whole: the photograph's.
         window: the tile's, in cells of the canvas.
         canvas: rows and columns of the canvas.
         rows: of the tile's patch grid, H.
@@ -102,8 +102,11 @@ def frame_of_tile(
     Returns:
         The frame.
     """
-    resemblance = cv2.resize(whole.resemblance.reshape(rows, columns), canvas[::-1])[window]
+
+    def cut(picture: np.ndarray) -> np.ndarray:
+        return cv2.resize(cv2.resize(picture, canvas[::-1])[window], (columns, rows))
+
     share = np.prod(
         [(part.stop - part.start) / side for part, side in zip(window, canvas, strict=True)]
     )
-    return Frame(cv2.resize(resemblance, (columns, rows)).ravel(), float(share))
+    return Frame(cut(whole.resemblance), cut(whole.prominence), cut(whole.colours), float(share))

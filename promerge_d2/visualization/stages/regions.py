@@ -61,8 +61,9 @@ def scored(view: View, axes: Axes) -> Caption | None:
         f"{counted(stages.regions, 'region')} kept, scores from {most:.2f} to {least:.2f}",
         f"The {ALONE**2} best regions, each with its score and the cue that cost it most: contrast "
         "with what is around, agreement (its feature finds just this region), background (unlike "
-        "the border), border (hardly on it), size, compactness, support (every tree has it). Of "
-        "two that overlap by more than max_iou, the better one stays.",
+        "the border), border (hardly on it), size, compactness, prominence (strong features), edge "
+        "(colours change along it), support (every tree has it). Of two that overlap by more than "
+        "max_iou, the better one stays; scores fall with the overlap below.",
     )
 
 

@@ -63,7 +63,7 @@ class View:
         labeler: whose stages are shown.
         preset: the name of its preset.
         features: (C, H, W) raw float32.
-        stages: of ``labeler.grid_masks``.
+        stages: of ``labeler.find_masks``.
         result: of ``labeler.postprocess``.
     """
 
@@ -167,7 +167,7 @@ def view_stages(labeler: Labeler, preset: str, image: ImageLike, name: str) -> V
         labeler,
         preset,
         output.features[0],
-        labeler.grid_masks(output.features, labeler.config),
+        labeler.find_masks(output, labeler.config),
         labeler.postprocess(output, labeler.config),
     )
 

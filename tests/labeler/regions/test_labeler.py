@@ -6,8 +6,8 @@ import torch
 from pycocotools import mask as mask_utils
 
 from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler, RegionsConfig, RegionsLabeler
+from promerge_d2.labeler.base import ImageFeatures
 from promerge_d2.labeler.refine.resize import upsample_smoothly
-from promerge_d2.labeler.regions.labeler import scored_regions
 from tests.labeler.helpers import grid, label_batch
 
 
@@ -40,21 +40,21 @@ def test_images_of_several_shapes_go_in_one_batch(tiny):
 
 
 def test_regions_that_stand_out_from_nothing_are_no_masks():
-    stages = scored_regions(torch.ones(1, 3, 6, 6), RegionsConfig())
+    stages = RegionsLabeler.grid_masks(torch.ones(1, 3, 6, 6), RegionsConfig())
     assert len(stages.regions)
     assert stages.merged is None
     assert stages.reason == "no_scored_regions"
     features = torch.zeros(1, 2, 12, 12)
     features[0, 0] = 1
     features[0, :, 4:8, 4:8] = torch.tensor([0.0, 1.0])[:, None, None]
-    stages = scored_regions(features, RegionsConfig())
+    stages = RegionsLabeler.grid_masks(features, RegionsConfig())
     assert stages.reason is None
     assert 0 < len(stages.merged) < len(stages.regions)
     assert stages.scores.min() > 0
 
 
 def test_no_region_of_a_size_asked_for():
-    stages = scored_regions(torch.rand(1, 3, 4, 4), RegionsConfig(min_patches=100))
+    stages = RegionsLabeler.grid_masks(torch.rand(1, 3, 4, 4), RegionsConfig(min_patches=100))
     assert stages.reason == "no_regions"
 
 
@@ -118,7 +118,24 @@ def test_of_masks_that_grow_into_each_other_the_better_one_stays():
 def test_a_quarter_more_on_the_grid_and_as_many_as_asked_for_in_the_end():
     features = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 8, 14, 14))).float()
     config = RegionsConfig(max_masks=8, refine="none")
-    masks = scored_regions(features, config).merged
+    masks = RegionsLabeler.grid_masks(features, config).merged
     assert len(masks) == 10
     _, kept = RegionsLabeler.refine(np.zeros((112, 112, 3), np.uint8), masks, config)
     assert kept.tolist() == list(range(8))
+
+
+def test_masks_follow_the_colours_of_the_photograph():
+    """Two squares that the features tell from the ground alike, one of which the eye sees."""
+    features = torch.zeros(1, 3, 20, 20)
+    features[0, 0] = 1
+    features[0, :, 3:8, 3:8] = torch.tensor([0.0, 1.0, 0.0])[:, None, None]
+    features[0, :, 12:17, 12:17] = torch.tensor([0.0, 0.0, 1.0])[:, None, None]
+    for seen in (slice(3, 8), slice(12, 17)):
+        image = np.full((20, 20, 3), 90, np.uint8)
+        image[seen, seen] = (250, 40, 40)
+        stages = RegionsLabeler.find_masks(
+            ImageFeatures(20, 20, image, {}, features), RegionsConfig(grid=20)
+        )
+        assert stages.merged[0, seen, seen].all()
+        assert stages.merged[0].sum() == 25
+        assert stages.scores[0] > 1.1 * stages.scores[1]

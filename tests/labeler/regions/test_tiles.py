@@ -4,7 +4,6 @@ import torch
 from pycocotools import mask as mask_utils
 
 from promerge_d2.labeler import RegionsConfig, RegionsLabeler
-from promerge_d2.labeler.regions.labeler import scored_regions
 from promerge_d2.labeler.regions.scoring import Frame
 from promerge_d2.labeler.regions.tiles import (
     cut_sides,
@@ -56,11 +55,12 @@ def test_frame_of_a_tile_by_hand():
     across = (np.arange(20) + 0.5) / 20  # grows from left to right
     down = (np.arange(10) + 0.5)[:, None] / 10
     for resemblance, start, stop in ((across + 0 * down, 0.0, 0.6), (down + 0 * across, 0.0, 0.6)):
-        whole = Frame(resemblance.ravel())
+        whole = Frame(resemblance, 1 - resemblance, resemblance[:, :, None].repeat(3, axis=2))
         frame = frame_of_tile(whole, (slice(0, 12), slice(0, 24)), (20, 40), 10, 20)
-        found = frame.resemblance.reshape(10, 20)
         steps = resemblance * (stop - start) + start  # the same, over the tile's part
-        assert np.allclose(found, steps, atol=0.03)
+        assert np.allclose(frame.resemblance, steps, atol=0.03)
+        assert np.allclose(frame.colours, steps[:, :, None], atol=0.03)
+        assert np.allclose(frame.prominence, 1 - steps, atol=0.03)
     assert frame.share == pytest.approx(0.36)
 
 
@@ -86,13 +86,13 @@ def test_what_only_a_tile_sees_is_found_at_its_place():
     config = RegionsConfig(tiles=2, grid=10)
     noise = torch.rand(2, 10, 10, generator=torch.Generator().manual_seed(0)) * 1e-3
     blind = torch.tensor([1.0, 0.0])[:, None, None] + noise
-    stages = scored_regions(seen_by_tiles(blind, scene()), config)
+    stages = RegionsLabeler.grid_masks(seen_by_tiles(blind, scene()), config)
     assert stages.merged.shape[1:] == (20, 20)
     square = np.zeros((20, 20), bool)
     square[2:10, 2:10] = True
     overlap = [(mask & square).sum() / (mask | square).sum() for mask in stages.merged]
     assert max(overlap) > 0.75
-    alone = scored_regions(blind[None], RegionsConfig(grid=10))
+    alone = RegionsLabeler.grid_masks(blind[None], RegionsConfig(grid=10))
     assert alone.merged is None or alone.merged.shape[1:] == (10, 10)
 
 
@@ -100,7 +100,7 @@ def test_regions_that_a_cut_goes_through_are_left_out():
     """A square in the middle is cut by every tile: no tile proposes its part of it."""
     config = RegionsConfig(tiles=2, grid=10)
     canvas = scene().roll((4, 4), (1, 2))  # rows and columns 6 to 13
-    merged = scored_regions(seen_by_tiles(torch.ones(2, 10, 10), canvas), config).merged
+    merged = RegionsLabeler.grid_masks(seen_by_tiles(torch.ones(2, 10, 10), canvas), config).merged
     assert len(merged)
     thing = canvas[1].numpy() > 0
     for window in tile_windows(10, 10, 2):
@@ -113,13 +113,15 @@ def test_regions_that_a_cut_goes_through_are_left_out():
 
 def test_what_the_whole_and_a_tile_find_is_one_mask():
     whole = torch.nn.functional.interpolate(scene()[None], (10, 10))[0]
-    stages = scored_regions(seen_by_tiles(whole, scene()), RegionsConfig(tiles=2, grid=10))
+    stages = RegionsLabeler.grid_masks(
+        seen_by_tiles(whole, scene()), RegionsConfig(tiles=2, grid=10)
+    )
     square = np.zeros((20, 20), bool)
     square[2:10, 2:10] = True
     overlap = [(mask & square).sum() / (mask | square).sum() for mask in stages.merged]
     assert sum(iou > 0.7 for iou in overlap) == 1
     assert (np.diff(stages.scores) <= 0).all()
-    few = scored_regions(
+    few = RegionsLabeler.grid_masks(
         seen_by_tiles(whole, scene()), RegionsConfig(tiles=2, grid=10, max_masks=2)
     )
     assert len(few.merged) == len(few.scores) == 2
