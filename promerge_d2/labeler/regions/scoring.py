@@ -35,7 +35,8 @@ _MARGIN = 4  # patches that the surroundings reach beyond a mask's box
 _BORDER = 2  # patches
 _AGREEING_MAPS = 2  # the first of the candidates' maps, asked for the agreement
 _SIDE_BY_SIDE = 16  # masks that go up a tree together
-_EVEN_ODDS = 1.0  # EVEN
+_EVEN_ODDS = 0.7  # a product, so divided, at which every second mask was an object
+_ODDS_POWER = 0.7  # of it, to make odds
 _BEST = 20  # masks of a photograph by which it is compared with others
 _LEVEL = 0.6  # the power of their mean that its products are divided by
 
@@ -137,9 +138,10 @@ def to_probability(products: np.ndarray) -> np.ndarray:
     """Bring products of cues to the scale of a probability.
 
     How much stands out differs from photograph to photograph. A product is divided by the
-    geometric mean of the photograph's twenty best, to the power of 0.6; with the quotient q the
-    score is q / (q + c). On COCO train2017 half of the masks with a score of about 0.5 had an
-    IoU of 0.5 or more with an object, refined.
+    geometric mean of the photograph's twenty best, to the power of 0.6; the odds are (q / 0.7)^0.7
+    of the quotient q. The two numbers are a logistic fit on 54 photographs of COCO train2017, so
+    that half of the refined masks with a score of 0.5 have an IoU of 0.5 or more with an object
+    (seen: of scores from 0.3 to 0.6 44 %, from 0.1 to 0.3 14 %, above 0.6 67 %).
 
     Args:
         products: (K,) of an image's masks, above 0, descending.
@@ -148,7 +150,8 @@ def to_probability(products: np.ndarray) -> np.ndarray:
         (K,) in (0, 1), in the same order.
     """
     relative = products / np.exp(_LEVEL * np.log(products[:_BEST]).mean())
-    return relative / (relative + _EVEN_ODDS)
+    odds = (relative / _EVEN_ODDS) ** _ODDS_POWER
+    return odds / (1 + odds)
 
 
 def _local_cues(candidates: Candidates, frame: Frame) -> dict[str, np.ndarray]:

@@ -206,12 +206,13 @@ def test_the_frame_sees_the_photograph_at_the_size_of_the_grid():
 
 
 def test_probabilities_do_not_care_how_much_stands_out():
-    """Products a hundred times weaker have odds 100 ** 0.4 times lower; the order stays."""
+    """Products a hundred times weaker have odds 100 ** 0.28 times lower; the order stays."""
     products = np.geomspace(0.3, 1e-6, 50)
     scores = to_probability(products)
     assert (np.diff(scores) < 0).all()
     odds, weaker = (s / (1 - s) for s in (scores, to_probability(products / 100)))
-    assert weaker == pytest.approx(odds / 100**0.4)
+    assert weaker == pytest.approx(odds / 100**0.28)
+    assert to_probability(np.full(3, 0.7**2.5)) == pytest.approx(np.full(3, 0.5))
     # by the twenty best alone
     assert to_probability(products[:20]) == pytest.approx(scores[:20])
     assert to_probability(products[:19])[0] != pytest.approx(scores[0])
