@@ -80,11 +80,13 @@ def scored_regions(
         canvas = (config.tiles * rows, config.tiles * columns)
         found = [(upsample_smoothly(masks, *canvas), products, cues)]
         for tile, window in zip(tiles, tile_windows(rows, columns, config.tiles), strict=True):
-            tile_masks, *scored = _best_of_tile(tile, frame, window, canvas, config)
+            tile_masks, tile_products, tile_cues = _best_of_tile(
+                tile, frame, window, canvas, config
+            )
             height, width = (part.stop - part.start for part in window)
             placed = np.zeros((len(tile_masks), *canvas), bool)
             placed[(slice(None), *window)] = upsample_smoothly(tile_masks, height, width)
-            found.append((placed, *scored))
+            found.append((placed, tile_products, tile_cues))
         masks, products, cues = map(np.concatenate, zip(*found, strict=True))
     kept, products = _suppress(masks, products, config)
     if len(kept):
