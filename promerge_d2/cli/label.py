@@ -149,8 +149,8 @@ def print_next(output: str, root: Path) -> None:
     """Print commands that go on from new labels."""
     print(f"put them right: promerge studio {shlex.quote(output)}")
     entry = f"[['mine', {output!r}, {str(root)!r}]]"
-    names = shlex.quote("('mine',)")
+    quoted = shlex.quote(entry) if set(entry) & set('"$`\\!') else f'"{entry}"'  # as one reads it
     print(
         "train on them:  promerge train --config promerge_cascade.yaml "
-        f"DATASETS.TRAIN {names} DATASETS.PROMERGE {shlex.quote(entry)}"
+        f"DATASETS.TRAIN \"('mine',)\" DATASETS.PROMERGE {quoted}"
     )

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ from promerge_d2.visualization.zero_shot import write_all
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
+
+logger = logging.getLogger(__name__)
 
 
 def make_parser() -> ArgumentParser:
@@ -138,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("two runs have the same name; tell them apart with NAME=PATH")
     scores: list[Score] = []
     for data_set in present:
+        logger.info("scoring on %s", data_set.name)
         found, without = score(
             data_set,
             runs,

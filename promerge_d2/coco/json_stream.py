@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
+from tqdm import tqdm
+
 from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.progress import late_progress
 
 _CHUNK = 1 << 20  # bytes read at once
+_LARGE = 50 << 20  # bytes of a file whose reading is shown
 _MARK = b"\xef\xbb\xbf"  # UTF-8's byte-order mark, which Windows' editors put in front
 _LONGEST = 1 << 26  # bytes of one element; what goes on for longer is broken
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -65,13 +70,28 @@ class JsonStream:
         self._base = 0  # of the text, in the file
         self._tried = 0  # up to which byte of the file pieces were tried
         self._decoder = json.JSONDecoder()
+        self._bar: tqdm | None = None
 
     def __iter__(self) -> Iterator[Element]:
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb") as file, self._shown(file):
                 yield from self._walk(file)
         except OSError as error:
             raise UserError(f"cannot read the {self.what} {self.path}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def _shown(self, file: BinaryIO) -> Iterator[None]:
+        """Show how far the file is read, if it is large."""
+        size = os.fstat(file.fileno()).st_size
+        if size < _LARGE:
+            yield
+            return
+        name = os.path.basename(self.path)
+        with late_progress(total=size, unit="B", unit_scale=True, desc=str(name)) as self._bar:
+            try:
+                yield
+            finally:
+                self._bar = None
 
     def _walk(self, file: BinaryIO) -> Iterator[Element]:
         self.sections, self.lists = [], []
@@ -201,6 +221,8 @@ class JsonStream:
         new = file.read(max(_CHUNK, len(rest)))
         if not new:
             return False
+        if self._bar is not None:
+            self._bar.update(len(new))
         self._base += self._place
         self._text, self._place = rest + new.decode("latin-1"), 0
         return True

@@ -25,6 +25,7 @@ from promerge_d2.coco.records import ImageId
 from promerge_d2.coco.table import InstanceTable
 from promerge_d2.evaluation.align import Predictions
 from promerge_d2.utils.errors import UserError
+from promerge_d2.utils.progress import late_progress
 
 METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),  # in the order of COCOeval's stats
@@ -206,7 +207,8 @@ def match_instances(
         sides.append((table, area, order, image[order]))
     sizes = [(image.height, image.width) for image in ground_truth.images.values()]
     per_image = []
-    for start in range(0, len(index), _IMAGES_AT_ONCE):
+    starts = range(0, len(index), _IMAGES_AT_ONCE)
+    for start in late_progress(starts, desc=f"matching {iou_type}", unit="batch"):
         stop = min(start + _IMAGES_AT_ONCE, len(index))
         images = [
             {"id": i + 1, "height": sizes[i][0], "width": sizes[i][1]} for i in range(start, stop)

@@ -14,6 +14,7 @@ from promerge_d2.coco.write import coco_writer
 from promerge_d2.pseudo_labels.store import Index, NotFinished, Store, guard_write, parts_of
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path
+from promerge_d2.utils.progress import late_progress
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,10 @@ def _missing(store: Store, places: np.ndarray) -> NotFinished:
 def _iter_records(store: Store, index: Index) -> Iterator[dict]:
     """Yield the records in the order of the manifest, of images that did not fail."""
     found = index.found
-    for place, entry in enumerate(store.manifest.entries()):
+    entries = late_progress(
+        store.manifest.entries(), total=store.manifest.count, desc="writing", unit="image"
+    )
+    for place, entry in enumerate(entries):
         if not found[place]:
             continue
         record = index[place]

@@ -1,5 +1,7 @@
+import ast
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -146,7 +148,10 @@ def test_label_writes_beside_the_photographs(photos, tiny, tmp_path, capsys):
     assert page.as_uri() in out
     assert "0.png" in page.read_text()
     assert "\nput them right: promerge studio 'my photos.promerge/labels.json'\n" in out
-    assert "\ntrain on them:  promerge train " in out
+    (train,) = (line for line in out.splitlines() if line.startswith("train on them:  "))
+    *_, names, key, entry = shlex.split(train)
+    assert (names, key) == ("('mine',)", "DATASETS.PROMERGE")
+    assert ast.literal_eval(entry) == [["mine", "my photos.promerge/labels.json", "my photos"]]
     # once more: nothing is left to do, and what was written is no photograph
     assert label.main([".", "--output", "all.json", *tiny]) == 0
     names = [image["file_name"] for image in json.loads(Path("all.json").read_text())["images"]]

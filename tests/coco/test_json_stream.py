@@ -102,3 +102,30 @@ def test_what_python_cannot_take_is_refused(tmp_path):
                 UserError, match=f"{name}.json is not valid JSON at byte.*{message}"
             ):
                 list(JsonStream(tmp_path / f"{name}.json", spans=spans))
+
+
+def test_reading_a_large_file_is_shown(tmp_path, monkeypatch):
+    shown = []
+
+    class Bar:
+        def __init__(self, **options):
+            shown.append(options["total"])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            shown.append("closed")
+
+        def update(self, count):
+            shown.append(count)
+
+    monkeypatch.setattr(json_stream, "late_progress", Bar)
+    path = tmp_path / "l.json"
+    path.write_text(json.dumps({"images": [{"id": 1}]}))
+    assert len(list(JsonStream(path))) == 1
+    assert shown == []
+    monkeypatch.setattr(json_stream, "_LARGE", 1)
+    assert len(list(JsonStream(path))) == 1
+    size = path.stat().st_size
+    assert shown == [size, size, "closed"]
