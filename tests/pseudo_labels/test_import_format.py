@@ -212,10 +212,11 @@ def test_label_studio_of_others(tmp_path, read):
             "predictions": [{"result": [drawn] * 2}],
         },
         {"data": {"image": "/data/upload/1/x-b.jpg", "width": 10, "height": 8}, "predictions": []},
+        {"data": {"image": "s3://bucket/b/a.jpg", "width": 10, "height": 8}},
     ]
     source = save(tmp_path / "project.json", tasks)
     names, found, left_out = read("labelstudio", source)
-    assert names == ["photos/b c/a.jpg", "x-b.jpg"]
+    assert names == ["photos/b c/a.jpg", "upload/1/x-b.jpg", "b/a.jpg"]
     assert left_out == {"objects without a mask": 1}
     assert len(found) == 1
     assert np.array_equal(found[0][0], square(8, 10, 1, 2, 5, 6))

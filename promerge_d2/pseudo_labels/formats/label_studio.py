@@ -248,14 +248,16 @@ def _results(task: dict[str, Any]) -> list[Any]:
 
 
 def _name_of(link: Any) -> Any:
-    """Return the name that a link stands for; local storage has it after ``?d=``."""
+    """Return the name that a link stands for, folders included.
+
+    Local storage has it after ``?d=``, uploads below ``/data/``, other links after their host.
+    """
     if not isinstance(link, str):
         return link
     parts = urlsplit(link)
     if local := parse_qs(parts.query).get("d"):
         return local[0].removeprefix("images/")
-    path = unquote(parts.path)
-    return path.rpartition("/")[2] if parts.scheme or path.startswith("/") else path
+    return unquote(parts.path).removeprefix("/data/").lstrip("/")
 
 
 def _mask(result: Any, width: int, height: int, where: str) -> LabelledMask | None:
