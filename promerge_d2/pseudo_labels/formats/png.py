@@ -104,9 +104,10 @@ def _mask(record: Any, folder: Path, size: tuple[int, int], where: str) -> Label
         raise RecordError(BROKEN, f"{where}: it is no object with 'file'")
     path = folder / checked_name(record.get("file"), where)
     try:
-        mask = load_image(path, apply_exif=False).any(axis=2)
+        red, green, blue = np.moveaxis(load_image(path, apply_exif=False), 2, 0)
     except ImageError as error:
         raise RecordError(BROKEN, f"{where}: {error}") from error
+    mask = (red | green | blue) > 0
     if mask.shape != size[::-1]:
         raise RecordError(
             OTHER_SIZE,
