@@ -40,6 +40,21 @@ ODD = [
     *({"size": [6, 8], "counts": [48]}, {"size": [6, 8], "counts": [0, 48]}),
     *({"size": [6.0, 8], "counts": [8, 40]}, {"size": [6, 8], "counts": [49, -1]}),
 ]
+# what people's files have there, right or wrong
+LIKELY = {
+    "id": [2**64 - 1, "1", "01", 1.0, -1],
+    "image_id": [2**64 - 1, "1", 1.0, 2],
+    "width": ["8", 8.0, 6],
+    "height": ["6", 6.0, 8],
+    "bbox": [[0, 0, 0, 0], [1, 1, 3, 0], [90, 90, 5, 5], [-9, -9, 4, 4], ["1", 1, 2, 2], []],
+    "iscrowd": ["0", "1", True, None, "no"],
+    "score": [None, "0.5", 2, "high"],
+    "area": [None, "3", 0, -1],
+    "segmentation": [
+        *([1, 1, 4, 1, 4, 4], [[1, 1, 4, 1, 4, 4], [2, 2]], [[1, 1, 2, 2]], []),
+        *([[0, 0, 4, 0, 4, 4, 1]], {"size": [6, 8], "counts": [48]}),
+    ],
+}
 KEYS = {
     "images": ["id", "file_name", "width", "height", "reason", "coco_url"],
     "annotations": [
@@ -116,7 +131,8 @@ def change(draw, content, sections=("images", "annotations", "annotations")):
         return
     place = draw(st.integers(0, len(rows) - 1))
     row, key, other = rows[place], *(draw(st.sampled_from(KEYS[section])) for _ in range(2))
-    how = draw(st.sampled_from(["drop", "odd", "odd", "odd", "text", "swap", "twice", "record"]))
+    hows = ["drop", "odd", "odd", "likely", "likely", "likely", "text", "swap", "twice", "record"]
+    how = draw(st.sampled_from(hows))
     if how == "record":
         rows[place] = draw(odd)
     elif how == "twice":
@@ -125,7 +141,9 @@ def change(draw, content, sections=("images", "annotations", "annotations")):
         rows.pop(place)
     elif how == "drop":
         row.pop(key, None)
-    elif how == "odd":
+    elif how == "likely" and key in LIKELY:
+        row[key] = copy.deepcopy(draw(st.sampled_from(LIKELY[key])))
+    elif how in ("odd", "likely"):
         row[key] = draw(odd)
     elif how == "text":
         row[key] = str(row.get(key))
