@@ -2,7 +2,7 @@
 
 Nine cues, each in [0, 1], are multiplied, and the product is brought to the scale of a
 probability. No label went into the cues; their powers and the scale were fixed on COCO train2017
-(docs/algorithm.md), apart from any image that a reported figure is of.
+(docs/best.md), apart from any image that a reported figure is of.
 
 Shape letters: D components, H and W rows and columns of the patch grid, N = H * W patches, M masks.
 """
