@@ -36,7 +36,6 @@ OPTIONAL = {
     "detectron2": "promerge env --install-detectron2",
     "fastapi": "pip install 'promerge_d2[studio]'",
     "uvicorn": "pip install 'promerge_d2[studio]'",
-    "supervision": "pip install 'promerge_d2[export]'",
 }
 
 SHELLS = ("bash", "zsh", "tcsh")

@@ -44,7 +44,6 @@ OPTIONAL = {
     "sklearn": "pip install 'promerge_d2[demo]'",
     "fastapi": "pip install 'promerge_d2[studio]'",
     "uvicorn": "pip install 'promerge_d2[studio]'",
-    "supervision": "pip install 'promerge_d2[export]'",
     "hotcoco": "pip install 'promerge_d2[fast]'",
     "ray": "pip install 'promerge_d2[ray]'",
 }

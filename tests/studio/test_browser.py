@@ -57,7 +57,7 @@ def open_first(page):
     page.wait_for_selector("#masks li")
 
 
-def wait_for_states(page, expected):
+def check_states(page, expected):
     page.wait_for_function(
         """expected => JSON.stringify(Object.fromEntries([...document.querySelectorAll('#masks li')]
             .map(row => [row.dataset.mask, row.dataset.state]).sort())) === expected""",
@@ -94,14 +94,14 @@ def test_put_right_by_keys_and_save(page, labels):
     open_first(page)
     page.keyboard.press("ArrowDown")  # the best one
     page.keyboard.press("a")
-    wait_for_states(page, {"0": "open", "1": "accepted", "2": "open"})
+    check_states(page, {"0": "open", "1": "accepted", "2": "open"})
     page.keyboard.press("ArrowDown")  # the next
     page.keyboard.press("r")
-    wait_for_states(page, {"0": "open", "1": "accepted", "2": "rejected"})
+    check_states(page, {"0": "open", "1": "accepted", "2": "rejected"})
     page.keyboard.press("u")
-    wait_for_states(page, {"0": "open", "1": "accepted", "2": "open"})
+    check_states(page, {"0": "open", "1": "accepted", "2": "open"})
     page.keyboard.press("Control+y")
-    wait_for_states(page, {"0": "open", "1": "accepted", "2": "rejected"})
+    check_states(page, {"0": "open", "1": "accepted", "2": "rejected"})
     page.keyboard.press("Enter")  # accept what is kept, on to the next
     wait(page, "document.querySelector('#name').textContent === 'a/1.jpg'")
     page.keyboard.press("Enter")
@@ -141,7 +141,7 @@ def test_merge_two_by_clicks(page):
     click(60, 35, modifiers=["Shift"])
     assert page.locator("#masks li.selected").count() == 2
     page.click("#merge")
-    wait_for_states(page, {"0": "open", "3": "accepted"})
+    check_states(page, {"0": "open", "3": "accepted"})
     both = (MASKS[1][1] | MASKS[2][1]).mean()
     assert f"{100 * both:.0f} %" in page.inner_text("li.selected")
     click(2, 55)
@@ -156,7 +156,7 @@ def test_only_the_right_ones(page):
     page.keyboard.press("Shift+Enter")
     wait(page, "document.querySelector('#name').textContent === 'a/1.jpg'")
     page.keyboard.press("ArrowLeft")
-    wait_for_states(page, {"0": "rejected", "1": "rejected", "2": "accepted"})
+    check_states(page, {"0": "rejected", "1": "rejected", "2": "accepted"})
 
 
 def test_masks_off_and_on(page):

@@ -177,5 +177,5 @@ def test_all_of_another_labeler_are_those_that_go_with_it(ablate):
     code, *_ = ablate("all", "--preset", "best", grid_only=True)
     assert code == 0
     tables = {file.stem for file in ablate.output.glob("*.csv")}
-    assert tables == {"facets", "backbones", "background"}
+    assert tables == {"facets", "backbones", "background", "candidates"}
     assert json.loads((ablate.output / "facets.json").read_text())["labeler"] == "regions"
