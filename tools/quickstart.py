@@ -52,7 +52,6 @@ LABELERS = {
 # drawn in the pictures; all of them are evaluated
 SHOWN_SCORE = 0.5  # detections
 SHOWN_BEST = 5  # masks of preset best
-TRAINED_ON = 10  # as configs/quickstart.yaml has it
 SPLITS = {"train": "training scenes", "test": "test scenes", "photos": "photographs"}
 
 
@@ -270,8 +269,8 @@ def report(metrics: dict, training: str, galleries: Sequence[Gallery]) -> None:
     ]
     summary = [
         f"{runs['best']['images']} photographs were labelled without training by preset best. Its "
-        f"masks of {runs['train']['images']} composite scenes, {TRAINED_ON} a scene, then trained "
-        "a small Cascade Mask R-CNN on the same frozen ViT. The detector is scored on objects of "
+        f"best masks of {runs['train']['images']} composite scenes then trained a small Cascade "
+        "Mask R-CNN on the same frozen ViT. The detector is scored on objects of "
         "photographs that no training scene used, and on the untouched photographs, against masks "
         "drawn by hand.",
         f"Total loss from {metrics['losses']['first']:.2f} to {metrics['losses']['last']:.2f}; "
