@@ -34,8 +34,8 @@ COMMANDS = {
 # what a subcommand may lack, and what brings it
 OPTIONAL = {
     "detectron2": "promerge env --install-detectron2",
-    "fastapi": "pip install 'promerge_d2[studio]'",
-    "uvicorn": "pip install 'promerge_d2[studio]'",
+    "fastapi": "pip install fastapi uvicorn",
+    "uvicorn": "pip install fastapi uvicorn",
 }
 
 SHELLS = ("bash", "zsh", "tcsh")

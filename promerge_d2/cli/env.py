@@ -38,14 +38,14 @@ REQUIRED = (
 # Optional part: how to get it.
 OPTIONAL = {
     "detectron2": "promerge env --install-detectron2",
-    "pydensecrf": "pip install 'promerge_d2[crf]', needs a C++ compiler",
-    "onnx": "pip install 'promerge_d2[demo]'",
-    "skimage": "pip install 'promerge_d2[demo]'",
-    "sklearn": "pip install 'promerge_d2[demo]'",
-    "fastapi": "pip install 'promerge_d2[studio]'",
-    "uvicorn": "pip install 'promerge_d2[studio]'",
-    "hotcoco": "pip install 'promerge_d2[fast]'",
-    "ray": "pip install 'promerge_d2[ray]'",
+    "pydensecrf": "pip install pydensecrf2, needs a C++ compiler",
+    "onnx": "pip install onnx",
+    "skimage": "pip install scikit-image",
+    "sklearn": "pip install scikit-learn",
+    "fastapi": "pip install fastapi",
+    "uvicorn": "pip install uvicorn",
+    "hotcoco": "pip install hotcoco",
+    "ray": "pip install 'ray[data]'",
 }
 
 
@@ -107,7 +107,7 @@ def report() -> str:
         ],
         "devices": devices(),
         "packages": [
-            f"{name}: {module_state(name, distributions, 'pip install promerge_d2')}"
+            f"{name}: {module_state(name, distributions, 'install promerge_d2 again')}"
             for name in REQUIRED
         ],
         "optional parts": [

@@ -14,6 +14,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from promerge_d2.cli.engine_arguments import (
     add_engine_arguments,
     check_engine_arguments,
@@ -150,7 +152,7 @@ def print_next(output: str, root: Path) -> None:
     print(f"put them right: promerge studio {shlex.quote(output)}")
     entry = f"[['mine', {output!r}, {str(root)!r}]]"
     quoted = shlex.quote(entry) if set(entry) & set('"$`\\!') else f'"{entry}"'  # as one reads it
-    print(
-        "train on them:  promerge train --config promerge_cascade.yaml "
-        f"DATASETS.TRAIN \"('mine',)\" DATASETS.PROMERGE {quoted}"
-    )
+    config = "promerge_cascade_vit_small.yaml"  # its DATASETS.TRAIN is mine
+    if torch.cuda.is_available():
+        config = "promerge_cascade.yaml DATASETS.TRAIN \"('mine',)\""
+    print(f"train on them:  promerge train --config {config} DATASETS.PROMERGE {quoted}")

@@ -9,7 +9,7 @@ import webbrowser
 from collections.abc import Sequence
 
 from promerge_d2.cli.parser import ArgumentParser
-from promerge_d2.utils.errors import EXIT_OK, UserError
+from promerge_d2.utils.errors import EXIT_OK
 
 
 def make_parser() -> ArgumentParser:
@@ -47,19 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         An ``EXIT_*`` code.
 
     Raises:
-        UserError: the label file or the port cannot be used, or the extra is not installed.
+        UserError: the label file or the port cannot be used.
     """
     args = make_parser().parse_args(argv)
-    try:
-        from promerge_d2.studio.server import Server, open_port  # an extra
-        from promerge_d2.studio.session import Session
-    except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "starlette", "pydantic", "uvicorn"):
-            raise
-        raise UserError(
-            f"the studio needs {error.name}, which is not installed: "
-            "pip install 'promerge_d2[studio]'"
-        ) from error
+    from promerge_d2.studio.server import Server, open_port  # an extra, see command.OPTIONAL
+    from promerge_d2.studio.session import Session
+
     port = open_port(args.port)  # before a large file is read
     print(f"reading {args.labels} ...", flush=True)
     session = Session(args.labels, args.images, args.folder, args.weights)

@@ -41,6 +41,7 @@ from promerge_d2.pseudo_labels.store import (
     locked,
     parts_of,
 )
+from promerge_d2.pseudo_labels.workers import kill_workers
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import check_writable, write_json
 
@@ -252,7 +253,7 @@ def _store(writer: Writer, place: int, file: ImageFile, future: Future[LabelResu
 
 @contextlib.contextmanager
 def _stopped_by_signals(stop: threading.Event) -> Iterator[list[str]]:
-    """Set ``stop`` at the first SIGINT or SIGTERM; the second SIGINT interrupts as usual.
+    """Set ``stop`` at the first SIGINT or SIGTERM; another SIGINT interrupts and ends workers.
 
     Yields a list that the signals' names are appended to. Signals that are ignored stay so.
     """
@@ -260,10 +261,12 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[list[str]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
+            kill_workers()
             signal.default_int_handler(number, frame)
         stop.set()
         received.append(signal.Signals(number).name)
-        os.write(2, b"stopping after the images in hand\n")  # logging is not for handlers
+        # logging is not for handlers
+        os.write(2, b"stopping after the images in hand; Ctrl-C again stops now\n")
 
     before = {}
     if threading.current_thread() is threading.main_thread():

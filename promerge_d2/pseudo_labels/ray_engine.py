@@ -31,7 +31,7 @@ try:
     import ray
 except ImportError as error:
     raise UserError(
-        f"--engine ray needs Ray ({error}); install it: pip install -e '.[ray]'"
+        f"--engine ray needs Ray ({error}); install it: pip install 'ray[data]'"
     ) from error
 
 logger = logging.getLogger(__name__)

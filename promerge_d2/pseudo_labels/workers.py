@@ -36,6 +36,9 @@ OURS = {signal.SIGINT, signal.SIGTERM} if hasattr(signal, "sigtimedwait") else {
 """Signals that workers leave to this process: batch systems send them to all (not all on macOS)."""
 
 
+_NAME = "promerge_d2 worker"  # of the processes
+
+
 class WorkerDied(UserError):
     """Nobody but this job ends its worker process."""
 
@@ -49,7 +52,9 @@ class _Worker:
     def __init__(self, initializer: Callable[[], object]) -> None:
         context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
         self.pipe, pipe = context.Pipe()
-        self._process = context.Process(target=serve_calls, args=(pipe, initializer), daemon=True)
+        self._process = context.Process(
+            target=serve_calls, args=(pipe, initializer), name=_NAME, daemon=True
+        )
         with _starting:
             self._process.start()
         pipe.close()  # the process has the only other end now
@@ -59,6 +64,13 @@ class _Worker:
         self.pipe.close()
         self._process.join()
         return self._process.exitcode or 0
+
+
+def kill_workers() -> None:
+    """End this process's workers at once; with ``stop`` set, their jobs are cancelled."""
+    for process in multiprocessing.active_children():
+        if process.name == _NAME:
+            process.kill()
 
 
 class Workers(ThreadPoolExecutor):
@@ -125,7 +137,7 @@ class Workers(ThreadPoolExecutor):
                     if returned:
                         return value
                     raise value
-            if not alone:
+            if not alone and not self._stop.is_set():
                 logger.warning("a worker process died at a job; it is tried again, alone")
         with self._changed:
             self._deaths += 1
@@ -172,6 +184,8 @@ class Workers(ThreadPoolExecutor):
                 return worker
             except (EOFError, OSError):
                 worker.close()
+            if self._stop.is_set():  # it may have been killed for that
+                raise CancelledError
         self._no_more = "they die before their first image"
         raise BrokenExecutor(self._no_more)
 

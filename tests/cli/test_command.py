@@ -136,7 +136,9 @@ def tiny(tmp_path, monkeypatch):
     return ["--backbone", "tiny", "--weights", str(weights), "--grid", "12", "--refine", "none"]
 
 
-def test_label_writes_beside_the_photographs(photos, tiny, tmp_path, capsys):
+@pytest.mark.parametrize("gpu", [False, True])
+def test_label_writes_beside_the_photographs(photos, tiny, tmp_path, capsys, monkeypatch, gpu):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     assert label.main([photos, *tiny]) == 0
     out = capsys.readouterr().out
     folder = tmp_path / "my photos.promerge"
@@ -149,8 +151,10 @@ def test_label_writes_beside_the_photographs(photos, tiny, tmp_path, capsys):
     assert "0.png" in page.read_text()
     assert "\nput them right: promerge studio 'my photos.promerge/labels.json'\n" in out
     (train,) = (line for line in out.splitlines() if line.startswith("train on them:  "))
-    *_, names, key, entry = shlex.split(train)
-    assert (names, key) == ("('mine',)", "DATASETS.PROMERGE")
+    assert ("('mine',)" in train) == gpu  # the small config's own
+    *_, config, key, entry = shlex.split(train.replace(" DATASETS.TRAIN \"('mine',)\"", ""))
+    assert config == ("promerge_cascade.yaml" if gpu else "promerge_cascade_vit_small.yaml")
+    assert key == "DATASETS.PROMERGE"
     assert ast.literal_eval(entry) == [["mine", "my photos.promerge/labels.json", "my photos"]]
     # once more: nothing is left to do, and what was written is no photograph
     assert label.main([".", "--output", "all.json", *tiny]) == 0

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from promerge_d2.cli import command
 from promerge_d2.cli.studio import main
 from promerge_d2.utils.errors import UserError
 
@@ -23,8 +24,8 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch, name):
         return real(wanted, *arguments, **more)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UserError, match=rf"{name}.*promerge_d2\[studio\]"):
-        main(["labels.json"])
+    with pytest.raises(UserError, match=rf"{name}.*pip install fastapi uvicorn"):
+        command.main(["studio", "labels.json"])
 
 
 def test_a_busy_port(tmp_path):

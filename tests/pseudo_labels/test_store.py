@@ -453,6 +453,26 @@ def test_a_signal_ends_after_the_images_in_hand(labeler, photos, output, tmp_pat
     assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
+@pytest.mark.usefixtures("heeded")
+def test_another_interrupt_does_not_wait(labeler, photos, output, tmp_path, capfd):
+    label(labeler, photos, tmp_path / "whole.json")
+
+    class Impatient(ProMergeLabeler):
+        @staticmethod
+        def grid_masks(features, config):
+            if whole_lines(output) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            return ProMergeLabeler.grid_masks(features, config)
+
+    with pytest.raises(KeyboardInterrupt):
+        label(tiny_labeler(Impatient), photos, output)
+    assert "Ctrl-C again" in capfd.readouterr().err
+    assert whole_lines(output) == 3
+    label(labeler, photos, output)
+    assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
 class DyingAtTheSixth(ProMergeLabeler):
     """Its process is ended as the kernel ends those that take too much memory."""
 

@@ -99,6 +99,21 @@ def test_after_the_end_no_job_is_begun(executor, how, caplog):
         assert outcome(pool.submit(abs, -1)) == CancelledError
 
 
+def test_a_person_who_will_not_wait_ends_the_jobs_in_hand(executor, caplog):
+    pool = executor(2)
+    assert outcome(pool.submit(abs, -1)) == 1
+    futures = [pool.submit(sleep, 60, n) for n in range(4)]
+    while not all(future.running() for future in futures[:2]):
+        time.sleep(0.01)
+    executor.stop.set()
+    started = time.monotonic()
+    workers.kill_workers()
+    assert [outcome(future) for future in futures] == [CancelledError] * 4
+    pool.shutdown()
+    assert time.monotonic() - started < 20
+    assert "tried again" not in caplog.text
+
+
 def test_a_worker_that_dies_in_the_middle_of_a_result_holds_nobody_up(executor):
     """Its results are larger than a pipe; workers are killed at any moment."""
     pool = executor(2)
