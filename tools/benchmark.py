@@ -2,7 +2,7 @@
 """Measure the labeler beside the released way and beside normalised cuts, in one run.
 
 Without arguments: the sample photographs at 60x60 patches, at most ten minutes on two cores that
-have nothing else to do. docs/benchmark.md explains every figure.
+have nothing else to do. docs/benchmark.md says how.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from promerge_d2.visualization.pages import Table
 BEST = 10  # rows shown of a longer table
 SHOWN = 20  # rows of a table that is shown whole
 HEADS = {"seconds": "seconds*"}
+ON_PAGE_ONLY = ("ARs", "ARm", "ARl", "precision", "recall")  # not in a Markdown table
 NOTE = (
     "In per cent but for masks and seconds an image. Empty: images without a mask. Precision and "
     "recall at IoU 0.5. *Of the median image, from features to masks on the grid, as measured in "
@@ -71,7 +72,8 @@ def write_page(folder: Path, changed: str) -> list[str]:
 def write_markdown(folder: Path, names: Sequence[str], file: Path) -> None:
     """Write experiments into the blocks of a Markdown file; plots go to ``images`` beside it.
 
-    A table of more than ``BEST`` rows is left to its plot and to the folder's CSV.
+    A table of more than ``BEST`` rows is left to its plot and to the folder's CSV, as are the
+    columns ``ON_PAGE_ONLY``.
 
     Args:
         folder: of ``write_page``.
@@ -85,9 +87,10 @@ def write_markdown(folder: Path, names: Sequence[str], file: Path) -> None:
     for name in names:
         run = read_json(folder / f"{name}.json", "record of an experiment")
         rows = read_rows(folder / f"{name}.csv")
-        head, body, _ = _cells(name, rows)
         parts = [_made_with(run)]
         if len(rows) <= BEST:
+            some = [{c: row[c] for c in row if c not in ON_PAGE_ONLY} for row in rows]
+            head, body, _ = _cells(name, some)
             parts.append(table(head, body))
         parts.append(f"![{EXPERIMENTS[name].title}](images/{_plot(name)})")
         blocks[name] = "\n\n".join(parts)

@@ -78,7 +78,7 @@ def sameness(figures: Figures) -> str:
     text = (
         f"With {figures['masks.prompts']:.0f} prompts, masks on the grid are identical to the "
         f"released-style ones on {figures['masks.images_identical']:.0f} of "
-        f"{figures['masks.images']:.0f} images ({figures['masks_per_image']:.2g} masks an image)"
+        f"{figures['masks.images']:.0f} images"
     )
     if "maskcut.images_identical" in figures:
         text += (
@@ -96,11 +96,9 @@ def stage_tables(figures: Figures) -> list[str]:
     sums = {
         "after_features_s": "after the features",
         "total_s": "in total",
-        "images_per_s": "images/s",
-        "throughput_images_per_s": f"images/s after the features, {processes}",
+        "throughput_images_per_s": f"images/s so, {processes}",
         "peak_mb": "most memory, MB",
-        "refined_per_image": "masks refined an image",
-        "masks_per_image": "masks kept an image",
+        "masks_per_image": "masks an image",
         "images": "images",
     }
     methods = {name: method.title for name, method in METHODS.items()}
@@ -117,13 +115,11 @@ def bound(figures: Figures) -> str:
     whole = figures["ours.total_s"]
     shares = {stage: figures[f"ours.{stage}_s"] / whole for stage in STAGES}
     largest = max(shares, key=lambda stage: shares[stage])
-    listed = ", ".join(f"{stage} {share:.1%}" for stage, share in shares.items())
     return (
         f"Preset `best` costs {number(figures, 'total.best_to_ours')} times as much as `release` "
-        f"(file to records, {figures['best.images']:.0f} images). What bounds us: {largest}. Of "
-        f"{whole:.2f} s an image: {listed}. The process computed for "
-        f"{figures['ours.cpu_share']:.0%} of the time after the features; where this is well below "
-        "100 %, something else was using the machine."
+        f"({figures['best.images']:.0f} images). What bounds us: {largest}, {shares[largest]:.1%} "
+        f"of the time. After the features the process computed for "
+        f"{figures['ours.cpu_share']:.0%} of it; well below 100 %, something else used the machine."
     )
 
 

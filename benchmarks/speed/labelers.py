@@ -150,11 +150,8 @@ def measure_refiners(bench: Benchmark, merged: list[np.ndarray]) -> None:
     bench.figures["refine.masks_added"] = added
     bench.notes.append(
         f"Refinement is measured on {len(chosen)} images with {FEWEST} to {MOST} masks each, "
-        f"{count} in all; {count - added} of them are what the labeler finds at its settings "
-        f"(at most {MOST} an image). Where an image has fewer than {FEWEST}, it is filled up "
-        f"({added} masks) with what the labeler finds at another tau_b "
-        f"({', '.join(map(str, OTHER_TAU_B))}) or before merging, of {ADDED_AREA[0]:.1%} to "
-        f"{ADDED_AREA[1]:.0%} of the image."
+        f"{count} in all; {added} of them were added where the labeler finds fewer, found at "
+        "another tau_b or before merging."
     )
 
 

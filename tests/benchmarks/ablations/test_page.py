@@ -41,7 +41,7 @@ def test_markdown_leaves_a_long_table_to_its_plot(folder):
 
 def test_markdown_has_the_rows_of_a_short_table(tmp_path):
     results = Results(tmp_path, "prompts", RUN)
-    figures = {name: "" if name == "precision" else "1.1234" for name in FIGURES}
+    figures = {name: "" if name == "AR100" else "1.1234" for name in FIGURES}
     for stride in range(2, 12):
         results.add({"stride": str(stride), "prompts": "9", **figures})
     (tmp_path / "doc.md").write_text("<!-- prompts: begin --><!-- prompts: end -->")
@@ -50,7 +50,10 @@ def test_markdown_has_the_rows_of_a_short_table(tmp_path):
     text = (tmp_path / "doc.md").read_text()
     rows = re.findall(r"^\| (\d+) \| 9 \| (\S+) \|", text, re.MULTILINE)
     assert rows == [(str(stride), "1.12") for stride in range(2, 12)]
-    assert "| – |" in text  # the empty precision
+    assert "| – |" in text  # the empty AR100
+    assert re.search(
+        r"^\| stride \| prompts \| masks \| empty \| AP \| AR100 \| seconds\* \|$", text, re.M
+    )
 
 
 def test_the_page_says_what_it_holds(folder):
