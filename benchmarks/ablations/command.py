@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument(
         "--markdown",
         type=Path,
-        help="a page whose blocks the tables replace, such as docs/experiments.md",
+        help="a page whose blocks the plots replace, such as docs/experiments.md",
     )
     args = parser.parse_args()
     names = chosen(args.experiment, args.preset)

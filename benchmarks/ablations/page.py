@@ -11,7 +11,7 @@ from benchmarks.ablations import ceilings
 from benchmarks.ablations.experiments import EXPERIMENTS
 from benchmarks.ablations.results import Row, read_rows
 from benchmarks.ablations.sweep import FIGURES
-from benchmarks.report import table, write_blocks
+from benchmarks.report import write_blocks
 from promerge_d2.utils.files import make_folder, read_json
 from promerge_d2.visualization import pages
 from promerge_d2.visualization.pages import Table
@@ -19,7 +19,6 @@ from promerge_d2.visualization.pages import Table
 BEST = 10  # rows shown of a longer table
 SHOWN = 20  # rows of a table that is shown whole
 HEADS = {"seconds": "seconds*"}
-ON_PAGE_ONLY = ("ARs", "ARm", "ARl", "precision", "recall")  # not in a Markdown table
 NOTE = (
     "In per cent but for masks and seconds an image. Empty: images without a mask. Precision and "
     "recall at IoU 0.5. *Of the median image, from features to masks on the grid, as measured in "
@@ -70,10 +69,9 @@ def write_page(folder: Path, changed: str) -> list[str]:
 
 
 def write_markdown(folder: Path, names: Sequence[str], file: Path) -> None:
-    """Write experiments into the blocks of a Markdown file; plots go to ``images`` beside it.
+    """Write plots into the blocks of a Markdown file; they go to ``images`` beside it.
 
-    A table of more than ``BEST`` rows is left to its plot and to the folder's CSV, as are the
-    columns ``ON_PAGE_ONLY``.
+    The tables are in the folder's page and CSV.
 
     Args:
         folder: of ``write_page``.
@@ -86,14 +84,8 @@ def write_markdown(folder: Path, names: Sequence[str], file: Path) -> None:
     blocks = {}
     for name in names:
         run = read_json(folder / f"{name}.json", "record of an experiment")
-        rows = read_rows(folder / f"{name}.csv")
-        parts = [_made_with(run)]
-        if len(rows) <= BEST:
-            some = [{c: row[c] for c in row if c not in ON_PAGE_ONLY} for row in rows]
-            head, body, _ = _cells(name, some)
-            parts.append(table(head, body))
-        parts.append(f"![{EXPERIMENTS[name].title}](images/{_plot(name)})")
-        blocks[name] = "\n\n".join(parts)
+        picture = f"![{EXPERIMENTS[name].title}](images/{_plot(name)})"
+        blocks[name] = f"{_made_with(run)}\n\n{picture}"
     for name in write_blocks(file, blocks):
         images = make_folder(file.parent / "images")
         shutil.copyfile(folder / f"{name}.png", images / _plot(name))

@@ -1,5 +1,3 @@
-import re
-
 import pytest
 
 from benchmarks.ablations.page import write_markdown, write_page
@@ -28,7 +26,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_markdown_leaves_a_long_table_to_its_plot(folder):
+def test_markdown_has_the_plot(folder):
     (folder / "doc.md").write_text("<!-- merging: begin --><!-- merging: end -->")
     assert write_page(folder, "merging") == ["merging"]
     write_markdown(folder, ["merging"], folder / "doc.md")
@@ -37,23 +35,6 @@ def test_markdown_leaves_a_long_table_to_its_plot(folder):
     assert "(images/ablate_merging.png)" in text
     assert (folder / "images" / "ablate_merging.png").stat().st_size > 1000
     assert "|" not in text
-
-
-def test_markdown_has_the_rows_of_a_short_table(tmp_path):
-    results = Results(tmp_path, "prompts", RUN)
-    figures = {name: "" if name == "AR100" else "1.1234" for name in FIGURES}
-    for stride in range(2, 12):
-        results.add({"stride": str(stride), "prompts": "9", **figures})
-    (tmp_path / "doc.md").write_text("<!-- prompts: begin --><!-- prompts: end -->")
-    write_page(tmp_path, "prompts")
-    write_markdown(tmp_path, ["prompts"], tmp_path / "doc.md")
-    text = (tmp_path / "doc.md").read_text()
-    rows = re.findall(r"^\| (\d+) \| 9 \| (\S+) \|", text, re.MULTILINE)
-    assert rows == [(str(stride), "1.12") for stride in range(2, 12)]
-    assert "| – |" in text  # the empty AR100
-    assert re.search(
-        r"^\| stride \| prompts \| masks \| empty \| AP \| AR100 \| seconds\* \|$", text, re.M
-    )
 
 
 def test_the_page_says_what_it_holds(folder):
