@@ -8,6 +8,8 @@ name here, ``--NAME``; the first is measured without an option.
 BENCHMARKS = {
     "labelers": "measure the labelers and the device (default)",
     "store": "measure the store of labels and its workers instead",
+    "pipeline": "measure what the work around the network sustains instead, stored features in the "
+    "network's place (docs/scaling.md)",
     "evaluation": "measure evaluation instead, beside plain pycocotools on synthetic detections "
     "(docs/zero_shot.md); takes no images",
     "training": "measure the training recipe instead: 200 iterations of it on a GPU, 20 small ones "

@@ -45,6 +45,17 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="sweep grids, prompts, masks, workers")
     parser.add_argument("--labels", type=Path, help="COCO JSON of --images, for --training")
     parser.add_argument(
+        "--stream", type=int, help="images through the pipeline, for --pipeline (60)"
+    )
+    parser.add_argument(
+        "--rate", type=float, help="images/s of the network in --pipeline (as many as it is given)"
+    )
+    parser.add_argument(
+        "--features",
+        type=Path,
+        help="folder of NAME.npz, 'key' (C, H, W) of each photograph, for --pipeline (computed)",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -56,6 +67,9 @@ def main() -> int:
         check_writable(file)
     if args.labels and args.benchmark != "training":
         raise UserError("--labels is for --training")
+    for option in ("stream", "rate", "features"):
+        if getattr(args, option) is not None and args.benchmark != "pipeline":
+            raise UserError(f"--{option} is for --pipeline")
     if args.plot and args.benchmark != "labelers":
         raise UserError(f"--plot is for the labelers, not for --{args.benchmark}")
     results = importlib.import_module(f"benchmarks.speed.{args.benchmark}").measure(args)

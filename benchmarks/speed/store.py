@@ -87,7 +87,7 @@ def store_cost(
         Three (R,): the labeler alone, the same through the store, the store alone.
     """
     labeler = workload.labeler(METHODS["ours"])
-    images = _listed(files, folder)
+    images = list_files(files, folder)
     ready = ImageList(folder, tuple(ImageFile(n + 1, f"{n:06d}.jpg", 1) for n in range(READY)))
     results = _labelled(files, labeler)
     seconds = []
@@ -95,9 +95,9 @@ def store_cost(
         times = [time.perf_counter()]
         _labelled(files, labeler)
         times.append(time.perf_counter())
-        _store(images, folder, labeler, LocalEngine())
+        store_anew(images, folder, labeler, LocalEngine())
         times.append(time.perf_counter())
-        _store(ready, folder, labeler, _Ready(results))
+        store_anew(ready, folder, labeler, _Ready(results))
         times.append(time.perf_counter())
         seconds.append(np.diff(times) / (len(files), len(files), READY))
     alone, stored, own = np.transpose(seconds)
@@ -131,18 +131,24 @@ def stored_rate(
         Images a second, and masks an image.
     """
     count = count or (A_WORKER + 2) * max(1, workers)
-    links = []
-    for number, file in enumerate(itertools.islice(itertools.cycle(files), count)):
-        links.append(folder / f"{number:04d}{file.suffix}")
-        links[-1].parent.mkdir(parents=True, exist_ok=True)
-        if not links[-1].exists():
-            os.symlink(file.resolve(), links[-1])
+    links = repeat_files(files, folder, count)
     engine = _Timed(LocalEngine(workers, batch_size))
     labeler = kind(workload.extractor(FeatureExtractor), workload.ours)
-    _store(_listed(links, folder), folder, labeler, engine)
+    store_anew(list_files(links, folder), folder, labeler, engine)
     first = max(1, 2 * workers, count // 5)
     rate = (count - first) / (engine.times[-1] - engine.times[first - 1])
     return rate, sum(engine.masks) / count
+
+
+def repeat_files(files: Sequence[Path], folder: Path, count: int) -> list[Path]:
+    """Make ``count`` links to images in a folder, each image taken as often as it needs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    links = []
+    for number, file in enumerate(itertools.islice(itertools.cycle(files), count)):
+        links.append(folder / f"{number:06d}{file.suffix}")
+        if not links[-1].exists():
+            os.symlink(file.resolve(), links[-1])
+    return links
 
 
 def _labelled(files: Sequence[Path], labeler: MaskGenerator) -> list[LabelResult]:
@@ -151,14 +157,15 @@ def _labelled(files: Sequence[Path], labeler: MaskGenerator) -> list[LabelResult
     return [future.result() for _, future in done]
 
 
-def _listed(files: Sequence[Path], folder: Path) -> ImageList:
+def list_files(files: Sequence[Path], folder: Path) -> ImageList:
+    """List images, by a file in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     listing = folder / "list.txt"
     listing.write_text("".join(f"{file.absolute()}\n" for file in files), encoding="utf-8")
     return list_images(listing)
 
 
-def _store(images: ImageList, folder: Path, labeler: MaskGenerator, engine: Engine) -> None:
+def store_anew(images: ImageList, folder: Path, labeler: MaskGenerator, engine: Engine) -> None:
     """Label from nothing."""
     output = folder / "labels.json"
     shutil.rmtree(parts_of(output), ignore_errors=True)
