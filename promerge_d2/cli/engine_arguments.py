@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 
+from promerge_d2.cli.parser import ArgumentParser
 from promerge_d2.pseudo_labels.local_engine import (
     IMAGES_A_WORKER,
     Engine,
@@ -18,34 +19,42 @@ from promerge_d2.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+def add_engine_arguments(parser: ArgumentParser) -> None:
     """Add the options that ``engine_from`` and ``shard_of`` read."""
-    parser.add_argument(
+    speed, advanced = parser.group("speed"), parser.group("advanced")
+    speed.add_argument(
         "--workers",
         type=int,
+        metavar="N",
         help="processes; 0 does all in this one; same masks (default: one a core, "
         f"but none with fewer than {IMAGES_A_WORKER} images each); with Ray, networks (default: "
         "one a GPU, or on all CPUs but one)",
     )
-    parser.add_argument(
+    speed.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="images that go through a GPU at once; on a CPU they go one by one (8)",
+    )
+    advanced.add_argument(
+        "--num-shards",
+        type=int,
+        metavar="N",
+        help="processes that share the work (default: of torchrun, SLURM)",
+    )
+    advanced.add_argument("--shard-id", type=int, metavar="I", help="which of them this is, from 0")
+    advanced.add_argument(
         "--engine",
         default="local",
         choices=("local", "ray"),
         help="where the work is done: processes of this machine, or a Ray cluster (local)",
     )
-    parser.add_argument(
-        "--ray-address", help="of the cluster, such as auto (default: start one on this machine)"
+    advanced.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of the cluster, such as auto (default: start one on this machine)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=8,
-        help="images that go through a GPU at once; on a CPU they go one by one (8)",
-    )
-    parser.add_argument(
-        "--num-shards", type=int, help="processes that share the work (default: of torchrun, SLURM)"
-    )
-    parser.add_argument("--shard-id", type=int, help="which of them this is, from 0")
 
 
 def check_engine_arguments(args: argparse.Namespace) -> None:

@@ -23,9 +23,10 @@ from promerge_d2.cli.engine_arguments import (
     shard_of,
 )
 from promerge_d2.cli.labeler_arguments import add_labeler_arguments, labeler_from
-from promerge_d2.cli.parser import ArgumentParser
+from promerge_d2.cli.parser import ArgumentParser, find_config
 from promerge_d2.cli.validate import draw_gallery
 from promerge_d2.coco.check import validate_labels
+from promerge_d2.features import FeatureExtractor
 from promerge_d2.pseudo_labels import label_images, list_images, print_summary
 from promerge_d2.pseudo_labels.finding import OUTPUT_SUFFIX
 from promerge_d2.utils.errors import EXIT_FAILURES, EXIT_OK, UserError
@@ -40,21 +41,22 @@ def make_parser(preset: str = "best") -> ArgumentParser:
     Args:
         preset: the one that is taken when none is named.
     """
-    parser = ArgumentParser(prog="promerge label", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(
+        prog="promerge label",
+        usage="promerge label [options] IMAGES",
+        description=__doc__.splitlines()[0],
+    )
     parser.add_argument(
         "images",
         nargs="?",
+        metavar="IMAGES",
         help="folder, 'glob', .txt list (a path a line), COCO .json, .tar (a WebDataset shard) or "
         "one image; tars count as folders",
     )
-    parser.add_argument("--input", help="the same as IMAGES")
     parser.add_argument(
-        "--image-root",
-        metavar="DIR",
-        help="where the names in a .txt or .json start from (default: that file's folder)",
-    )
-    parser.add_argument(
-        "--output", help="COCO JSON to write (default: labels.json in the folder IMAGES.promerge)"
+        "--output",
+        metavar="FILE",
+        help="COCO JSON to write (default: labels.json in the folder IMAGES.promerge)",
     )
     parser.add_argument(
         "--gallery",
@@ -63,18 +65,32 @@ def make_parser(preset: str = "best") -> ArgumentParser:
         "folder gallery beside labels.json)",
     )
     add_labeler_arguments(parser, preset)
-    parser.add_argument(
+    add_engine_arguments(parser)
+    advanced = parser.group("advanced")
+    advanced.add_argument("--input", metavar="IMAGES", help="another way to name them")
+    advanced.add_argument(
+        "--image-root",
+        metavar="DIR",
+        help="where the names in a .txt or .json start from (default: that file's folder)",
+    )
+    advanced.add_argument(
         "--overlays",
         nargs="?",
         const="",
         metavar="DIR",
         help="write a picture of each image labelled now, into OUTPUT's name + .overlays or DIR",
     )
-    add_engine_arguments(parser)
-    parser.add_argument(
+    advanced.add_argument(
+        "--tokens-for",
+        type=find_config,
+        metavar="CONFIG",
+        help="of a detector on the same frozen ViT: images that are squares of its size go through "
+        "the network once, for the labels and for its token cache",
+    )
+    advanced.add_argument(
         "--compile", action="store_true", help="torch.compile the network; for long runs"
     )
-    parser.add_argument(
+    advanced.add_argument(
         "--retry-failed", action="store_true", help="label those again that failed before"
     )
     return parser
@@ -103,6 +119,8 @@ def main(argv: Sequence[str] | None = None, preset: str = "best") -> int:
     elif args.device == "cuda":
         args.device += f":{os.environ.get('LOCAL_RANK', 0)}"  # torchrun's, of this machine
     labeler = labeler_from(args, args.compile)
+    if args.tokens_for:
+        labeler.extractor = shared_extractor(labeler.extractor, args.tokens_for)
     overlays = args.overlays
     if overlays == "":
         overlays = output.removesuffix(".json") + ".overlays"
@@ -131,6 +149,14 @@ def main(argv: Sequence[str] | None = None, preset: str = "best") -> int:
     if shards == 1 and args.output is None:
         print_next(output, images.root)
     return EXIT_FAILURES if summary.failures else EXIT_OK
+
+
+def shared_extractor(extractor: FeatureExtractor, config: str) -> FeatureExtractor:
+    """Make an extractor that fills a detector's token cache too, see ``SharedExtractor``."""
+    from promerge_d2.engine.setup import read_config  # these need detectron2
+    from promerge_d2.modeling.shared_pass import SharedExtractor
+
+    return SharedExtractor.from_config(extractor, read_config(config, []))
 
 
 def folder_beside(source: str) -> Path:

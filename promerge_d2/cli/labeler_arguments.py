@@ -7,54 +7,72 @@ import dataclasses
 import inspect
 import textwrap
 
-from promerge_d2.features import BACKBONES, FACETS, PRECISIONS
+from promerge_d2.cli.parser import ArgumentParser
+from promerge_d2.features import FACETS, PRECISIONS
 from promerge_d2.labeler import LABELERS, PRESETS, GridConfig, Labeler, labeler_of_preset
 from promerge_d2.labeler.refine import REFINERS
 from promerge_d2.utils.errors import UserError
 
 
-def add_labeler_arguments(parser: argparse.ArgumentParser, preset: str = "release") -> None:
-    """Add the options that ``labeler_from`` reads, and below the help every setting's meaning.
+def add_labeler_arguments(parser: ArgumentParser, preset: str = "release") -> None:
+    """Add the options that ``labeler_from`` reads, and one that explains every setting.
 
     Args:
-        parser: whose epilog and formatter are set too.
+        parser: takes them, in the groups "masks", "speed" and "advanced".
         preset: the one that is taken when none is named.
     """
-    parser.epilog = settings_help()
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
+    masks, speed, advanced = (parser.group(title) for title in ("masks", "speed", "advanced"))
+    masks.add_argument(
         "--preset",
         default=preset,
         choices=tuple(PRESETS),
-        help=f"a labeler and its settings, see below ({preset})",
+        help=f"a labeler and its settings ({preset})",
     )
-    parser.add_argument("--backbone", default="dino_vitb8", help=", ".join(BACKBONES))
-    parser.add_argument("--weights", help="local weights file instead of the official one")
-    parser.add_argument(
-        "--facet", choices=FACETS, help="default: the key, or the last stage of a ResNet"
+    masks.add_argument(
+        "--backbone",
+        default="dino_vitb8",
+        metavar="NAME",
+        help="the network (dino_vitb8); promerge env lists all",
     )
-    parser.add_argument(
-        "--center",
-        choices=("on", "off"),
-        help="subtract the image's mean feature (default: as the backbone needs)",
-    )
-    parser.add_argument("--grid", help="patch grid, one side or HxW (default: 60)")
-    parser.add_argument("--refine", choices=tuple(REFINERS), help="default: as the preset says")
-    parser.add_argument(
+    masks.add_argument("--weights", metavar="FILE", help="your copy instead of the official one")
+    masks.add_argument("--grid", help="patch grid, one side or HxW (60)")
+    masks.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="another setting of the labeler, see below; can be repeated",
+        help="another setting of the labeler; can be repeated",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
-    parser.add_argument(
+    masks.add_argument(
+        "--help-settings", action=_HelpSettings, nargs=0, help="explain every setting and preset"
+    )
+    speed.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
+    advanced.add_argument(
+        "--refine", choices=tuple(REFINERS), help="of the edges (default: as the preset says)"
+    )
+    advanced.add_argument(
+        "--facet", choices=FACETS, help="default: the key, or the last stage of a ResNet"
+    )
+    advanced.add_argument(
+        "--center",
+        choices=("on", "off"),
+        help="subtract the image's mean feature (default: as the backbone needs)",
+    )
+    advanced.add_argument(
         "--precision",
         default="fp32",
         choices=PRECISIONS,
         help="of the network; bf16 is faster on recent GPUs, slower on most CPUs, and changes "
         "masks a little (fp32)",
     )
+
+
+class _HelpSettings(argparse.Action):
+    """Print ``settings_help`` and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(settings_help())
+        parser.exit()
 
 
 def settings_help() -> str:

@@ -20,6 +20,11 @@ class ArgumentParser(argparse.ArgumentParser):
     argparse's own 2 would read as "finished with failures".
     """
 
+    def group(self, title: str) -> argparse._ArgumentGroup:
+        """Return the group of options with this title; where there is none yet, it is added."""
+        found = (each for each in self._action_groups if each.title == title)
+        return next(found, None) or self.add_argument_group(title)
+
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit."""
         self.print_usage(sys.stderr)

@@ -116,8 +116,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--num-gpus", type=int, default=1, help="processes that predict and train, a GPU each (1)"
     )
-    add_engine_arguments(parser)
     add_labeler_arguments(parser)
+    add_engine_arguments(parser)
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,

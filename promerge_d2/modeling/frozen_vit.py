@@ -97,13 +97,17 @@ class FrozenViT(Backbone):
         tokens = [self._cached(image, self.cache) for image in images]
         return {"tokens": torch.stack(tokens)}
 
+    def resample(self, images: torch.Tensor) -> torch.Tensor:
+        """Bring images (N, 3, H * stride, W * stride) to the ViT's patch."""
+        if self.patch == self.stride:
+            return images
+        height, width = (side // self.stride * self.patch for side in images.shape[2:])
+        return F.interpolate(
+            images, (height, width), mode="bicubic", align_corners=False, antialias=True
+        )
+
     def _tokens(self, images: torch.Tensor) -> torch.Tensor:
-        if self.patch != self.stride:
-            height, width = (side // self.stride * self.patch for side in images.shape[2:])
-            images = F.interpolate(
-                images, (height, width), mode="bicubic", align_corners=False, antialias=True
-            )
-        return self.extractor.facets(images, ("token",))["token"]
+        return self.extractor.facets(self.resample(images), ("token",))["token"]
 
     def _cached(self, image: torch.Tensor, cache: TokenCache) -> torch.Tensor:
         file = cache.file(image)

@@ -1,9 +1,9 @@
-import argparse
 import dataclasses
 
 import pytest
 
 from promerge_d2.cli.labeler_arguments import add_labeler_arguments, labeler_from, settings_help
+from promerge_d2.cli.parser import ArgumentParser
 from promerge_d2.labeler import LABELERS, GridConfig
 from promerge_d2.utils.errors import UserError
 from tests.helpers import TINY, use_tiny
@@ -37,7 +37,7 @@ def test_the_help_says_what_a_preset_is():
 
 
 def parse(*arguments):
-    parser = argparse.ArgumentParser()
+    parser = ArgumentParser()
     add_labeler_arguments(parser)
     return parser.parse_args(arguments)
 
@@ -54,6 +54,13 @@ def test_the_preset_alone_picks_the_labeler(monkeypatch, tmp_path, preset, name)
     assert labeler.describe(preset)["labeler"] == name
     config = labeler.config
     assert (config.grid, config.refine, config.pixels_per_patch) == ((5, 7), "none", 4)
+
+
+def test_an_option_prints_the_settings(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--help-settings")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == settings_help() + "\n"
 
 
 def test_a_setting_without_a_value_is_named():

@@ -6,12 +6,13 @@ import pytest
 import torch
 from detectron2.modeling import build_backbone, build_model
 
+from promerge_d2.cli import label
 from promerge_d2.data import register_from_config
 from promerge_d2.engine import ProMergeTrainer
 from promerge_d2.engine.fill_cache import View, fill_cache, views_of
 from promerge_d2.engine.setup import read_config
 from promerge_d2.features import FeatureExtractor
-from tests.helpers import photo, run_tool, save_image
+from tests.helpers import coco_json, photo, run_tool, save_image, square
 
 CACHED = {
     "INPUT.COPY_PASTE.ENABLED": False,
@@ -107,6 +108,30 @@ def test_what_is_missing_is_added(cached, seen):
     assert len(seen) == 8
     filled = fill_cache(cached(), workers=0)
     assert (filled.computed, filled.there) == (8, 8)
+
+
+def test_labelling_leaves_nothing_to_compute(cached, config, photos, seen, tmp_path):
+    """Of squares of the detector's size: one pass of the network an image."""
+    images = []
+    for number, box in enumerate([(8, 8, 40, 40), (16, 16, 72, 56)]):
+        save_image(photos / f"{number}.png", photo(96, 96, box, seed=number))
+        images.append((f"{number}.png", 96, 96, [square(96, 96, *box)]))
+    (photos / "2.png").unlink()
+    (photos / "3.png").unlink()
+    coco_json(tmp_path / "labels.json", images)
+    one_size = {"INPUT.MIN_SIZE_TRAIN": [96], "INPUT.RANDOM_FLIP": "none"}
+    one_size |= {"MODEL.FROZEN_VIT.SQUARE_PAD": 96, "INPUT.MAX_SIZE_TRAIN": 96}
+    one_size |= {"INPUT.MAX_SIZE_TEST": 96}
+    cfg = cached(**one_size)
+    folder = {"MODEL.FROZEN_VIT.CACHE_DIR": str(tmp_path / "cache")}
+    file = config(**(CACHED | one_size | folder))
+    vit = cfg.MODEL.FROZEN_VIT
+    options = ["--backbone", vit.BACKBONE, "--weights", vit.WEIGHTS, "--grid", "6"]
+    options += ["--tokens-for", str(file), "--output", str(tmp_path / "l.json")]
+    assert label.main([str(photos), *options]) == 0
+    assert len(seen) == 2
+    filled = fill_cache(cfg, workers=0)
+    assert (filled.computed, filled.there) == (0, 2)
 
 
 def test_images_of_another_size_than_their_record_are_named(cached, photos):
