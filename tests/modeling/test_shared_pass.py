@@ -60,7 +60,9 @@ def test_what_the_detector_would_pad_is_not_kept(extractor, cfg, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(("key", "value"), [("CACHE_DIR", ""), ("SQUARE_PAD", 0), ("BACKBONE", "x")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("CACHE_DIR", ""), ("SQUARE_PAD", 0), ("BACKBONE", "x")]
+)
 def test_refused(extractor, cfg, key, value):
     cfg.MODEL.FROZEN_VIT[key] = value
     with pytest.raises(UserError, match=f"MODEL.FROZEN_VIT.{key}"):

@@ -71,13 +71,14 @@ def set_up(repository, **environment):
 
 
 def installs(commands):
-    words = [command.split() for command in commands if "venv" not in command]
+    words = [command.split() for command in commands if not command.startswith(OTHER)]
     for *_, before, last in (["", *each] for each in words):
         assert (before == "--editable") == (last[0] == ".")
         assert (before == "-r") == (last.endswith(".txt"))
     return [word[-1] for word in words]
 
 
+OTHER = ("-m venv ", "-m promerge_d2 label ")
 LOCKED = ["setuptools==80.1.2", "tools/requirements-lock.txt", "."]
 OTHERS = [".[crf]", "tools/install_detectron2.py", "tools/requirements-weights.txt"]
 INSTALLED = [*LOCKED, *OTHERS]
@@ -89,7 +90,8 @@ def test_makes_the_environment_once(repository):
     assert commands[0] == f"-m venv {repository}/.venv"
     assert installs(commands) == INSTALLED
     assert "--require-hashes" in commands[2]
-    assert "--require-hashes" in commands[-1]
+    assert "--require-hashes" in commands[-3]
+    assert [words.split()[-5] for words in commands[-2:]] == ["best", "release"]  # presets tried
     assert "5 GB" in output
     assert set_up(repository) == (0, "", [])
 
@@ -129,6 +131,13 @@ def test_another_python_takes_the_ranges(repository):
     code, output, commands = set_up(repository, FAIL="x86_64")
     assert code == 0, output
     assert installs(commands) == [".[dev]", *OTHERS]
+
+
+def test_what_cannot_label_is_no_set_up(repository):
+    code, output, _ = set_up(repository, FAIL="--preset release")
+    assert code == 1
+    assert "labelling does not work here" in output
+    assert set_up(repository)[0] == 0  # it is tried again
 
 
 def test_goes_on_without_pydensecrf(repository):

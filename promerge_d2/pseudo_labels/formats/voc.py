@@ -1,10 +1,16 @@
 """Pascal VOC: an XML file an image, with boxes, and polygons as supervision and Roboflow have them.
 
-    Annotations/NAME.xml   the labels
-    JPEGImages/NAME.jpg    the photographs
+    Annotations/NAME.xml                   the labels
+    JPEGImages/NAME.jpg                    the photographs
+    SegmentationObject/NAME.png            at each pixel the number of its object in the XML
+    SegmentationClass/NAME.png             at each pixel its class, 1
+    ImageSets/Segmentation/trainval.txt    the names
 
 Boxes count pixels from 1, both ends included. A part of a mask is a ``<polygon>`` in pixel indices
 from 1; holes are joined to it by seams. ``<score>`` is our own element, which others skip.
+
+The PNGs hold one object a pixel: where masks overlap, that of the highest score. Masks are read
+from polygons, and from ``SegmentationObject`` where an object has none, as in VOC's own files.
 """
 
 from __future__ import annotations
@@ -15,8 +21,11 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_api
 
 from promerge_d2.coco.records import RecordError
+from promerge_d2.coco.rle import OTHER_SIZE
 from promerge_d2.pseudo_labels.formats.base import (
     BROKEN,
     LABEL,
@@ -40,20 +49,35 @@ from promerge_d2.pseudo_labels.formats.xml import parse_file, text_of
 from promerge_d2.utils.errors import UserError
 
 _FOLDER = "Annotations"
+_OBJECTS, _CLASSES = "SegmentationObject", "SegmentationClass"
+_NAMES = "ImageSets/Segmentation/trainval.txt"
+_VOID = 255  # VOC's pixels of no class
+
+# VOC's colours: bits 0, 3, 6 of a number are the highest of red, 1, 4, 7 of green, 2, 5 of blue
+_PALETTE = [
+    sum((number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3))
+    for number in range(256)
+    for channel in range(3)
+]
 
 
 @contextlib.contextmanager
 def write(order: Order) -> Iterator[Add]:
-    """Write an XML file an image."""
+    """Write an XML file and two PNGs an image."""
+    names = order.folder / _NAMES
+    names.parent.mkdir(parents=True)
 
     def add(image: LabelledImage) -> str:
+        _write_numbers(image, order)
+        with open(names, "a", encoding="utf-8") as file:
+            file.write(with_suffix(image.name, "") + "\n")
         folder, _, name = image.name.rpartition("/")
         with new_file(order.folder / _FOLDER / with_suffix(image.name, ".xml"), image) as file:
             file.write(
                 f"<annotation>\n  <folder>{text_of(folder or 'JPEGImages')}</folder>\n"
                 f"  <filename>{text_of(name)}</filename>\n  <size><width>{image.width}</width>"
                 f"<height>{image.height}</height><depth>3</depth></size>\n"
-                "  <segmented>0</segmented>\n"
+                f"  <segmented>{int(bool(image.masks))}</segmented>\n"
             )
             for mask in image.masks:
                 file.write(_object(mask, order))
@@ -61,6 +85,31 @@ def write(order: Order) -> Iterator[Add]:
         return f"JPEGImages/{image.name}"
 
     yield add
+
+
+def _write_numbers(image: LabelledImage, order: Order) -> None:
+    """Write ``SegmentationObject`` and ``SegmentationClass``.
+
+    Raises:
+        UserError: more objects than a byte can number, or the disk is full.
+    """
+    if len(image.masks) >= _VOID:
+        raise UserError(
+            f"{image.name} has {len(image.masks)} masks; VOC's pictures number {_VOID - 1} at "
+            "most: choose another format, or keep the best in promerge studio"
+        )
+    numbers = np.zeros((image.height, image.width), np.uint8)
+    for number, mask in sorted(enumerate(image.masks, 1), key=lambda item: item[1].score):
+        numbers[mask_api.decode(mask.rle) > 0] = number
+    for folder, pixels in ((_OBJECTS, numbers), (_CLASSES, (numbers > 0).astype(np.uint8))):
+        path = order.folder / folder / with_suffix(image.name, ".png")
+        picture = Image.fromarray(pixels)
+        picture.putpalette(_PALETTE)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+        except OSError as error:
+            raise UserError(f"{image.name}: cannot write {path.name}: {error}") from error
 
 
 def _object(mask: LabelledMask, order: Order) -> str:
@@ -105,22 +154,52 @@ def read(source: Source) -> Iterator[LabelledImage]:
 
 
 def _masks(root: Element, size: tuple[int, int], source: Source, path: Path) -> list[LabelledMask]:
-    masks = []
+    masks: list[LabelledMask] = []
+    numbers = None
     for number, item in enumerate(root.findall("object"), start=1):
         where = f"{path}: <object> {number}"
         polygons = item.findall("polygon")
-        if not polygons:
-            source.without_mask(where)
-            continue
         try:
-            rings = [_ring(polygon, size, where) for polygon in polygons]
+            if polygons:
+                rings = [_ring(polygon, size, where) for polygon in polygons]
+                mask = draw_indices(rings, size[1], size[0])
+            else:
+                numbers = _read_numbers(path, size) if numbers is None else numbers
+                mask = (numbers == number).astype(np.uint8)
             score = score_of(item.findtext("score"), where)
         except RecordError as error:
             source.refuse(error)
             continue
-        mask = draw_indices(rings, size[1], size[0])
+        if not mask.any():
+            source.without_mask(where)
+            continue
         masks.append(LabelledMask(encode(mask), score, item.findtext("name") or LABEL))
     return masks
+
+
+def _read_numbers(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read the ``SegmentationObject`` of an XML file; zeros where there is none.
+
+    Raises:
+        RecordError: it cannot be read, or has another size.
+    """
+    folder = next((each for each in path.parents if each.name == _FOLDER), None)
+    if folder is None:
+        return np.zeros(size[::-1], np.uint8)
+    picture = folder.parent / _OBJECTS / path.relative_to(folder).with_suffix(".png")
+    if not picture.is_file():
+        return np.zeros(size[::-1], np.uint8)
+    try:
+        with Image.open(picture) as opened:
+            numbers = np.array(opened)
+    except OSError as error:
+        raise RecordError(BROKEN, f"{picture}: it cannot be read: {error}") from error
+    if numbers.shape != size[::-1]:
+        raise RecordError(
+            OTHER_SIZE,
+            f"{picture} is of {numbers.shape} pixels, {path.name} says {size[::-1]}",
+        )
+    return numbers
 
 
 def _ring(polygon: Element, size: tuple[int, int], where: str) -> np.ndarray:

@@ -2,17 +2,22 @@
 
 import importlib
 import json
+import re
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from promerge_d2.coco.records import RecordError
 from promerge_d2.pseudo_labels.exporting import export_labels
 from promerge_d2.pseudo_labels.formats.label_studio import decode_brush, encode_brush
-from tests.pseudo_labels.formats.helpers import label_file
+from promerge_d2.pseudo_labels.importing import import_format
+from promerge_d2.utils.errors import UserError
+from tests.helpers import coco_json
+from tests.pseudo_labels.formats.helpers import content_of, label_file
 
 # a hole, two parts, a part of one pixel, a whole picture
 HOLE = np.ones((7, 9), bool)
@@ -71,6 +76,43 @@ def test_supervision_reads_voc(exported):
     assert data.annotations[str(folder / "JPEGImages/a.jpg")].xyxy.tolist() == [
         *([0, 0, 9, 7], [1, 1, 9, 7], [0, 0, 9, 7]),
     ]
+
+
+def test_torchvision_reads_the_pictures_of_voc(tmp_path):
+    voc = pytest.importorskip("torchvision.datasets").VOCSegmentation
+    labels = label_file(tmp_path, [(name, masks) for name, masks in DRAWN if name == "a.jpg"])
+    folder = tmp_path / "VOCdevkit" / "VOC2012"
+    export_labels(labels, folder, "voc", images="link", image_root=tmp_path / "photos")
+    ((photograph, classes),) = voc(tmp_path, image_set="trainval")
+    assert photograph.size == classes.size == (9, 7)
+    assert np.array_equal(classes, np.ones((7, 9)))
+    assert classes.convert("RGB").getpixel((0, 0)) == (128, 0, 0)  # as VOC's aeroplanes
+    # its third mask has the highest score, and hides the others
+    with Image.open(folder / "SegmentationObject" / "a.png") as numbers:
+        assert np.unique(numbers).tolist() == [3]
+
+
+def test_vocs_own_files_have_no_polygons(tmp_path):
+    right = ~HOLE
+    right[2, 6] = False
+    labels = label_file(tmp_path, [("sub/a.jpg", [HOLE, right]), ("none.png", [])])
+    export_labels(labels, tmp_path / "voc", "voc", images="none")
+    file = tmp_path / "voc" / "Annotations" / "sub" / "a.xml"
+    file.write_text(re.sub("<polygon>.*</polygon>", "", file.read_text()))
+    found = import_format(tmp_path / "voc", tmp_path / "back.json", "voc")
+    assert (found.images, found.masks) == (2, 2)
+    masks = [mask for mask, _ in content_of(tmp_path / "back.json")["sub/a.jpg"]]
+    assert same([HOLE, right], masks) == [0, 0]
+
+    (tmp_path / "voc" / "SegmentationObject" / "sub" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(RecordError, match=r"SegmentationObject/sub/a\.png"):
+        import_format(tmp_path / "voc", tmp_path / "again.json", "voc")
+
+
+def test_voc_numbers_254_objects(tmp_path):
+    labels = coco_json(tmp_path / "l.json", [("a.jpg", 7, 9, [{"mask": HOLE}] * 255)])
+    with pytest.raises(UserError, match=r"a\.jpg has 255 masks"):
+        export_labels(labels, tmp_path / "voc", "voc", images="none")
 
 
 def test_pycocotools_reads_polygons_and_rfdetr(exported):
