@@ -146,6 +146,10 @@ def build_app(session: Session) -> FastAPI:
         session.replace(number, body.settings)
         return _after(session, number)
 
+    @app.get("/api/save")
+    def saving() -> dict[str, int]:
+        return session.saving()
+
     @app.post("/api/save")
     def save(body: SaveRequest) -> dict[str, Any]:
         return session.save(body.keep(), body.accepted_only)

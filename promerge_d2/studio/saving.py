@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def save(
     accepted_only: bool,
     path: Path,
     log: str,
+    written: Callable[[int], None] = lambda photographs: None,
 ) -> tuple[int, int]:
     """Write what is kept; the photographs and their order are those of the label file.
 
@@ -36,6 +38,7 @@ def save(
         accepted_only: leave those out instead.
         path: the new file.
         log: name of the log, for the record.
+        written: told after each photograph how many are written.
 
     Returns:
         How many photographs and masks were written.
@@ -84,6 +87,7 @@ def save(
                 record = {key: value for key, value in record.items() if key != "id"}
                 out.add_annotation({**record, "image_id": image.id})
             masks += len(records)
+            written(place + 1)
     return len(catalog), masks
 
 

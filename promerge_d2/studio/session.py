@@ -68,6 +68,7 @@ class Session:
         self.stages = StageView(self.catalog.info, weights)
         self._lock = threading.RLock()
         self._saving = threading.Lock()
+        self._written = 0
         self._file_outlines = functools.lru_cache(maxsize=_OUTLINES)(self._outlines_of_file)
 
     def close(self) -> None:
@@ -282,12 +283,21 @@ class Session:
         """
         with self._lock:
             decided = self.log.edits.snapshot()
+        log = self.log.path.name
         with self._saving:
+            self._written = 0
             path = self._free_name()
             photographs, masks = save(
-                self.catalog, decided, keep, accepted_only, path, self.log.path.name
+                self.catalog, decided, keep, accepted_only, path, log, self._note_written
             )
         return {"file": str(path), "photographs": photographs, "masks": masks}
+
+    def _note_written(self, photographs: int) -> None:
+        self._written = photographs
+
+    def saving(self) -> dict[str, int]:
+        """Say how many photographs the last or present ``save`` has ``written``, of how many."""
+        return {"written": self._written, "photographs": len(self.catalog)}
 
     def _free_name(self) -> Path:
         number = 1

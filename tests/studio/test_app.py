@@ -49,6 +49,7 @@ def test_from_the_first_view_to_a_new_file(client, labels):
         len(json.loads(labels.with_name("labels.edited.json").read_text())["annotations"])
         == (saved["masks"])
     )
+    assert client.get("/api/save").json() == {"written": 6, "photographs": 6}
 
 
 @pytest.mark.parametrize(

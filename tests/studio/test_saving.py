@@ -33,6 +33,19 @@ def test_untouched_it_is_the_same_file(session, labels):
     assert new["info"]["studio"]["labels_sha256"] == session.catalog.sha256
 
 
+def test_says_how_far_it_is(session, monkeypatch):
+    seen, read = [], session.catalog.read
+
+    def noting(place):
+        seen.append(session.saving())
+        return read(place)
+
+    monkeypatch.setattr(session.catalog, "read", noting)
+    for _ in range(2):
+        session.save(Keep(), False)
+    assert seen == [{"written": number, "photographs": 6} for number in range(6)] * 2
+
+
 def test_what_is_kept(session):
     session.edit(0, "accept", [0])
     session.edit(0, "reject", [1])

@@ -117,6 +117,14 @@ function openSave() {
 function save() {
   $("save-yes").disabled = true;
   $("save-yes").textContent = "Saving …";
+  const bar = $("save-bar");
+  const poll = setInterval(() => {
+    get("/api/save").then(({ written, photographs }) => {
+      bar.hidden = false;
+      bar.max = photographs;
+      bar.value = written;
+    }).catch(failed);
+  }, 500);
   post("/api/save", { ...keep, accepted_only: $("save-accepted").checked })
     .then(({ file: path, photographs, masks }) => {
       $("save-dialog").close();
@@ -124,6 +132,8 @@ function save() {
     })
     .catch(failed)
     .finally(() => {
+      clearInterval(poll);
+      bar.hidden = true;
       $("save-yes").disabled = false;
       $("save-yes").textContent = "Save";
     });
