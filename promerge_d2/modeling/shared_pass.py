@@ -25,7 +25,8 @@ class SharedExtractor(FeatureExtractor):
     neither of the two resizes.
 
     Args:
-        net: the detector's network, with a cache.
+        net: the detector's network.
+        cache: the detector's.
         side: of the square that the detector pads images to, in pixels; tokens of images of
             another size are not kept.
         facet: see ``FeatureExtractor``.
@@ -33,12 +34,18 @@ class SharedExtractor(FeatureExtractor):
     """
 
     def __init__(
-        self, net: FrozenViT, side: int, facet: str | None = None, center: bool | None = None
+        self,
+        net: FrozenViT,
+        cache: TokenCache,
+        side: int,
+        facet: str | None = None,
+        center: bool | None = None,
     ) -> None:
         inner = net.extractor
         backbone = dataclasses.replace(inner.backbone, patch=net.stride)
         super().__init__(backbone, inner.vit, facet, center, inner.weights_sha256)
         self.net = net
+        self.cache = cache
         self.side = side
 
     @classmethod
@@ -64,8 +71,8 @@ class SharedExtractor(FeatureExtractor):
                 f"{extractor.backbone.name} in {extractor.precision}: nothing to share"
             )
         cache = TokenCache(vit.CACHE_DIR, extractor.weights_sha256, vit.CACHE_PRECISION)
-        net = FrozenViT(extractor, cache)
-        return cls(net, vit.SQUARE_PAD, extractor.facet, extractor.center)
+        net = FrozenViT(extractor)
+        return cls(net, cache, vit.SQUARE_PAD, extractor.facet, extractor.center)
 
     def facets(self, images: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """Compute several facets in one pass, uncentred, and keep the tokens.
@@ -81,5 +88,5 @@ class SharedExtractor(FeatureExtractor):
         found = self.net.extractor.facets(self.net.resample(images), [*names, "token"])
         if images.shape[2:] == (self.side, self.side):
             for image, tokens in zip(images, found["token"], strict=True):
-                self.net.cache.write(self.net.cache.file(image), tokens)
+                self.cache.write(self.cache.file(image), tokens)
         return {name: found[name] for name in names}

@@ -48,7 +48,7 @@ def test_features_of_the_resampled_image_and_the_detectors_tokens(extractor, cfg
     plain = FrozenViT(extractor)
     keys = extractor.facets(plain.resample(seen), ("key",))["key"][0]
     assert torch.equal(features, keys - keys.mean(dim=(1, 2), keepdim=True))
-    kept = shared.net.cache.read(shared.net.cache.file(seen[0]))
+    kept = shared.cache.read(shared.cache.file(seen[0]))
     assert torch.equal(kept, plain(seen)["tokens"][0])
     assert len([*tmp_path.glob("cache/*/*.npy")]) == 1
 
