@@ -202,7 +202,7 @@ def backbones_table():
         training = entry.training.replace("self-supervised on ", "")
         about = ("yes" if entry.center else "no", training, entry.licence, where)
         rows.setdefault(about, []).append(f"{name} {entry.patch}/{entry.width}")
-    head = ["network patch/channels", "mean removed", "trained", "licence", "weights"]
+    head = ["network, patch/channels", "mean removed", "trained", "licence", "weights"]
     lines = [head, ["---"] * 5, *([", ".join(names), *about] for about, names in rows.items())]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
