@@ -1,6 +1,8 @@
 """Non-maximum suppression of masks.
 
-Shape letters: M masks, h and w rows and columns of their frame, K kept masks.
+A mask is packed into integers, so that an overlap is a count of bits.
+
+Shape letters: M masks, h and w rows and columns of their frame, K kept masks, B integers a mask.
 """
 
 from __future__ import annotations
@@ -22,18 +24,17 @@ def suppress(masks: np.ndarray, scores: np.ndarray, max_iou: float, most: int) -
     Returns:
         Indices of the kept masks, (K,) int64, by descending score.
     """
-    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
-    areas = np.count_nonzero(flat, axis=1)
+    packed = pack_words(masks)
+    areas = count_bits(packed)
     order = np.argsort(-scores, kind="stable")
     kept: list[int] = []
-    inside = np.zeros((min(most, len(masks)), flat.shape[1]), np.float32)
+    inside = np.zeros((min(most, len(masks)), packed.shape[1]), np.uint64)
     for index in order:
         if len(kept) == most:
             break
-        mask = flat[index].astype(np.float32)
-        common = inside[: len(kept)] @ mask
+        common = count_bits(inside[: len(kept)] & packed[index])
         if not (common > max_iou * (areas[kept] + areas[index] - common)).any():
-            inside[len(kept)] = mask
+            inside[len(kept)] = packed[index]
             kept.append(index)
     return np.array(kept, np.int64)
 
@@ -57,19 +58,18 @@ def suppress_softly(
     Returns:
         Indices of the kept masks, (K,) int64, and their scores (K,) after the fall, descending.
     """
-    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
-    areas = np.count_nonzero(flat, axis=1)
+    packed = pack_words(masks)
+    areas = count_bits(packed)
     kept: list[int] = []
     final: list[float] = []
-    inside = np.zeros((min(most, len(masks)), flat.shape[1]), np.float32)
+    inside = np.zeros((min(most, len(masks)), packed.shape[1]), np.uint64)
     highest, seen = np.zeros(len(masks)), np.zeros(len(masks), np.int64)
     waiting = [(-score, index) for index, score in enumerate(scores)]
     heapq.heapify(waiting)
     while waiting and len(kept) < most:  # a score can only fall: those below need no look
         score, index = heapq.heappop(waiting)
         if seen[index] < len(kept):
-            mask = flat[index].astype(np.float32)
-            common = inside[seen[index] : len(kept)] @ mask
+            common = count_bits(inside[seen[index] : len(kept)] & packed[index])
             union = areas[kept[seen[index] :]] + areas[index] - common
             highest[index] = max(highest[index], (common / union).max())
             seen[index] = len(kept)
@@ -77,7 +77,25 @@ def suppress_softly(
                 fallen = -scores[index] * np.exp(-decay * highest[index] ** 2)
                 heapq.heappush(waiting, (fallen, index))
         else:
-            inside[len(kept)] = flat[index]
+            inside[len(kept)] = packed[index]
             kept.append(index)
             final.append(-score)
     return np.array(kept, np.int64), np.array(final, np.float64)
+
+
+def pack_words(masks: np.ndarray) -> np.ndarray:
+    """Pack masks into integers of 64 bits.
+
+    Args:
+        masks: (M, h, w) bool.
+
+    Returns:
+        (M, B) uint64; the bits beyond h * w are 0.
+    """
+    packed = np.packbits(masks.reshape(len(masks), masks.shape[1] * masks.shape[2]), axis=1)
+    return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
+
+
+def count_bits(packed: np.ndarray) -> np.ndarray:
+    """Count the bits that are set in each row of (M, B) uint64: (M,) int64."""
+    return np.bitwise_count(packed).sum(axis=1, dtype=np.int64)

@@ -31,9 +31,7 @@ def guided_border(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     Returns:
         (M, h, w) bool.
     """
-    for radius in RADII:
-        masks = guided_filter(image, masks, radius)
-    return masks
+    return _filter(image, masks, RADII, EPSILON)
 
 
 def guided_filter(
@@ -52,28 +50,39 @@ def guided_filter(
     Returns:
         (M, h, w) bool.
     """
+    return _filter(image, masks, (radius,), epsilon)
+
+
+def _filter(
+    image: np.ndarray, masks: np.ndarray, radii: tuple[int, ...], epsilon: float
+) -> np.ndarray:
+    """``guided_filter`` by windows of each radius in turn."""
     height, width = image.shape[:2]
     odd = ((0, height % _STEP), (0, width % _STEP))
     guide = np.pad(image, (*odd, (0, 0)), mode="edge").astype(np.float32) / 255
     refined = np.pad(masks, ((0, 0), *odd), mode="edge")
     small = cv2.resize(guide, None, fx=1 / _STEP, fy=1 / _STEP, interpolation=cv2.INTER_AREA)
-    reach = radius // _STEP
-    count = _box(np.ones(small.shape[:2], np.float32), reach)
-    mean, inverse = _window_statistics(small, count, reach, epsilon)
-    for mask in refined:
-        rows, columns = _neighbourhood(mask, 2 * reach, small.shape)
-        near = (rows, columns)
-        fine = tuple(slice(_STEP * side.start, _STEP * side.stop) for side in near)
-        share = cv2.resize(
-            mask[fine].astype(np.float32),
-            (columns.stop - columns.start, rows.stop - rows.start),
-            interpolation=cv2.INTER_AREA,
-        )
-        sums = _box(_with_colour(share, small[near]), reach)
-        fits = _box(_fit(sums, count[near], mean[near], inverse[near]), reach)
-        fits /= count[near][:, :, None]
-        fits = cv2.resize(fits, None, fx=_STEP, fy=_STEP, interpolation=cv2.INTER_LINEAR)
-        _draw(fits, guide[fine], mask[fine])
+    for radius in radii:
+        reach = radius // _STEP
+        count = _box(np.ones(small.shape[:2], np.float32), reach)
+        mean, inverse = _window_statistics(small, count, reach, epsilon)
+        for mask in refined:
+            rows, columns = _neighbourhood(mask, 2 * reach, small.shape)
+            near = (rows, columns)
+            fine = tuple(slice(_STEP * side.start, _STEP * side.stop) for side in near)
+            share = cv2.resize(
+                mask[fine].astype(np.float32),
+                (columns.stop - columns.start, rows.stop - rows.start),
+                interpolation=cv2.INTER_AREA,
+            )
+            sums = _box(_with_colour(share, small[near]), reach)
+            fits = _box(_fit(sums, count[near], mean[near], inverse[near]), reach)
+            fits /= count[near][:, :, None]
+            fits = cv2.resize(fits, None, fx=_STEP, fy=_STEP, interpolation=cv2.INTER_LINEAR)
+            _draw(fits, guide[fine], mask[fine])
+        # a pixel beyond the picture is the last one of it
+        refined[:, height:] = refined[:, height - 1 : height]
+        refined[:, :, width:] = refined[:, :, width - 1 : width]
     return np.ascontiguousarray(refined[:, :height, :width])
 
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from promerge_d2.labeler.components import label_components
 
-
-def fill_holes(masks: np.ndarray) -> np.ndarray:
+def fill_holes(masks: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Make all that a mask encloses (4-connected) part of it.
 
     Args:
         masks: (M, h, w) bool.
+        out: gets the result, and may be ``masks`` itself; None makes a new array.
 
     Returns:
         (M, h, w) bool.
     """
-    filled = masks.copy()
+    filled = _begin(masks, out)
     for mask in filled:
         x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
         box = mask[y : y + height, x : x + width]  # holes lie within
@@ -30,22 +29,34 @@ def fill_holes(masks: np.ndarray) -> np.ndarray:
     return filled
 
 
-def drop_fragments(masks: np.ndarray, min_share: float) -> np.ndarray:
+def drop_fragments(
+    masks: np.ndarray, min_share: float, out: np.ndarray | None = None
+) -> np.ndarray:
     """Take off a mask's components below a share of its largest one (our own, for ``regions``).
 
     Args:
         masks: (M, h, w) bool.
         min_share: in [0, 1].
+        out: see ``fill_holes``.
 
     Returns:
         (M, h, w) bool.
     """
-    labels, areas = label_components(masks)
-    # labels rise from mask to mask
-    last = np.maximum.accumulate(labels.max(axis=(1, 2), initial=0))
-    first = np.concatenate([[0], last[:-1]]) + 1
-    is_kept = np.zeros(len(areas), bool)
-    for start, stop in zip(first, last + 1, strict=True):
-        mine = areas[start:stop]
-        is_kept[start:stop] = mine >= min_share * mine.max(initial=0)
-    return is_kept[labels]
+    kept = _begin(masks, out)
+    for mask in kept:
+        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+        box = mask[y : y + height, x : x + width]
+        count, labels = cv2.connectedComponents(box.astype(np.uint8), connectivity=4)
+        if count > 2:  # 0 is what the mask leaves out
+            areas = np.bincount(labels.ravel())[1:]
+            box &= np.concatenate([[False], areas >= min_share * areas.max()])[labels]
+    return kept
+
+
+def _begin(masks: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    """Return the array to work in: a hundred masks are many megabytes, and new ones cost time."""
+    if out is None:
+        return masks.copy()
+    if out is not masks:
+        out[:] = masks
+    return out

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 
 from promerge_d2.labeler.refine.crf import dense_crf, import_densecrf, mean_field
@@ -59,6 +60,10 @@ def refine_masks(
     refine = REFINERS[refiner] if isinstance(refiner, str) else refiner
     if refine is None or not len(masks):
         return masks, np.ones(len(masks), bool)
-    refined = fill_holes(refine(image, masks))
-    union = np.count_nonzero(masks | refined, axis=(1, 2))
-    return refined, np.count_nonzero(masks & refined, axis=(1, 2)) / union >= min_iou
+    refined = refine(image, masks)
+    refined = fill_holes(refined, out=None if np.may_share_memory(refined, masks) else refined)
+    confirmed = np.empty(len(masks), bool)
+    for index, pair in enumerate(zip(masks.view(np.uint8), refined.view(np.uint8), strict=True)):
+        common = cv2.countNonZero(cv2.bitwise_and(*pair))
+        confirmed[index] = common / (sum(map(cv2.countNonZero, pair)) - common) >= min_iou
+    return refined, confirmed

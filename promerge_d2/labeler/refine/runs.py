@@ -9,13 +9,14 @@ Shape letters: h and w rows and columns of the mask, R runs.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 from numba import njit
 from pycocotools import mask as mask_api
 
-from promerge_d2.labeler.refine.resize import resize_mask
+from promerge_d2.labeler.refine.resize import resize_box
 
 _BITS = 22  # after the point, of Pillow's integer coefficients
 _SUPPORT = 2.0  # of the bicubic filter, in pixels of the mask
@@ -33,16 +34,17 @@ def resize_to_rle(mask: np.ndarray, height: int, width: int) -> dict[str, Any]:
         The compressed RLE of ``resize_mask(mask, height, width)``: COCO's ``size`` and ``counts``
         (bytes).
     """
-    if height < mask.shape[0] or width < mask.shape[1] or mask.shape == (height, width):
-        # small pictures; and with one side shrunk Pillow may take the passes in another order
-        resized = resize_mask(mask, height, width)
-        return mask_api.encode(np.asfortranarray(resized, dtype=np.uint8))
+    if mask.shape == (height, width):
+        return mask_api.encode(np.asfortranarray(mask.view(np.uint8)))
+    if height < mask.shape[0] or width < mask.shape[1]:
+        return mask_api.encode(resize_box(mask, height, width).view(np.uint8))
     rows = _coefficients(mask.shape[0], height)
     columns = _coefficients(mask.shape[1], width)
     runs = _runs(np.ascontiguousarray(mask.T), rows, columns)
     return mask_api.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
 
 
+@functools.lru_cache(maxsize=64)
 def _coefficients(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The bicubic filter along one axis that grows, as Pillow computes it.
 

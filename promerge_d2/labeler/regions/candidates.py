@@ -51,7 +51,7 @@ def find_candidates(unit: np.ndarray, min_patches: int, max_share: float) -> Can
     trees = [merge_tree(features)[0] for features in maps]
     _, height, width = unit.shape
     masks = [tree_masks(tree, height, width, min_patches, max_share) for tree in trees]
-    return Candidates(maps, trees, without_duplicates(np.concatenate(masks)))
+    return Candidates(maps, trees, without_duplicates(masks))
 
 
 def principal_maps(unit: np.ndarray, spectra: tuple[tuple[int, float], ...]) -> list[np.ndarray]:
@@ -81,10 +81,16 @@ def principal_maps(unit: np.ndarray, spectra: tuple[tuple[int, float], ...]) -> 
     return maps
 
 
-def without_duplicates(masks: np.ndarray) -> np.ndarray:
-    """Drop masks (M, H, W) bool that are the same as an earlier one."""
-    if not len(masks):
-        return masks
-    packed = np.packbits(masks.reshape(len(masks), -1), axis=1)
-    _, first = np.unique(packed.view(f"V{packed.shape[1]}").ravel(), return_index=True)
-    return masks[np.sort(first)]
+def without_duplicates(sets: list[np.ndarray]) -> np.ndarray:
+    """Join sets of masks (M, H, W) bool, without those that are the same as an earlier one."""
+    seen: set[bytes] = set()
+    kept = []
+    for masks in sets:
+        packed = np.packbits(masks.reshape(len(masks), masks.shape[1] * masks.shape[2]), axis=1)
+        new = []
+        for index, row in enumerate(map(bytes, packed)):
+            if row not in seen:
+                seen.add(row)
+                new.append(index)
+        kept.append(masks[new])
+    return np.concatenate(kept)

@@ -196,9 +196,10 @@ class RegionsLabeler(Labeler[RegionsConfig]):
         before = upsample_smoothly(masks, *image.shape[:2])
         name, min_iou = config.refine, config.refine_min_iou
         refined, confirmed = refine_masks(image, before, refiner or name, min_iou)
-        refined[~confirmed] = fill_holes(before[~confirmed])
+        for index in np.flatnonzero(~confirmed):
+            fill_holes(before[index, None], out=refined[index, None])
         if config.min_fragment > 0:
-            refined = drop_fragments(refined, config.min_fragment)
+            drop_fragments(refined, config.min_fragment, out=refined)
         # in the order given, on every other pixel: overlaps need no more
         alike = np.zeros(len(refined))
         kept = suppress(refined[:, ::2, ::2], alike, config.max_iou, config.max_masks)

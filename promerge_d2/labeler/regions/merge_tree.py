@@ -48,23 +48,53 @@ def tree_masks(
     Returns:
         (M, H, W) bool in the order of merging.
     """
-    count = height * width
+    masks = _draw_regions(*leaf_ranges(children), min_patches, max_share * height * width)
+    return masks.reshape(-1, height, width)
+
+
+@njit(cache=True)
+def leaf_ranges(
+    children: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover - compiled
+    """Order the patches so that each region of a tree is a range of them.
+
+    Args:
+        children: (N - 1, 2), of ``merge_tree``.
+
+    Returns:
+        The patches depth first (N,) int64, and for each patch and then for each merge where its
+        patches begin and end among them, (2 * N - 1, 2) int64.
+    """
+    count = len(children) + 1
     area = np.ones(2 * count - 1, np.int64)
-    for merge, (left, right) in enumerate(children):
-        area[count + merge] = area[left] + area[right]
-    # in depth-first order of the leaves, each region is a range
-    first = np.zeros(2 * count - 1, np.int64)
+    for merge in range(count - 1):
+        area[count + merge] = area[children[merge, 0]] + area[children[merge, 1]]
+    ranges = np.zeros((2 * count - 1, 2), np.int64)
     for merge in range(count - 2, -1, -1):
         left, right = children[merge]
-        first[left] = first[count + merge]
-        first[right] = first[count + merge] + area[left]
-    order = np.argsort(first[:count])
-    kept = np.flatnonzero((area >= min_patches) & (area <= max_share * count))
-    kept = kept[kept >= count] if min_patches > 1 else kept
-    masks = np.zeros((len(kept), count), bool)
-    for row, region in zip(masks, kept, strict=True):
-        row[order[first[region] : first[region] + area[region]]] = True
-    return masks.reshape(-1, height, width)
+        ranges[left, 0] = ranges[count + merge, 0]
+        ranges[right, 0] = ranges[count + merge, 0] + area[left]
+    ranges[:, 1] = ranges[:, 0] + area
+    order = np.empty(count, np.int64)
+    order[ranges[:count, 0]] = np.arange(count)
+    return order, ranges
+
+
+@njit(cache=True)
+def _draw_regions(  # pragma: no cover - compiled
+    order: np.ndarray, ranges: np.ndarray, least: int, most: float
+) -> np.ndarray:
+    """(M, N) bool: the regions of ``least`` to ``most`` patches, in the order of merging."""
+    kept = [
+        region
+        for region in range(len(order) if least > 1 else 0, len(ranges))
+        if least <= ranges[region, 1] - ranges[region, 0] <= most
+    ]
+    masks = np.zeros((len(kept), len(order)), np.bool_)
+    for i, region in enumerate(kept):
+        for place in range(ranges[region, 0], ranges[region, 1]):
+            masks[i, order[place]] = True
+    return masks
 
 
 @njit(cache=True, boundscheck=False)

@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 
 from promerge_d2.labeler.regions.candidates import Candidates
+from promerge_d2.labeler.regions.merge_tree import leaf_ranges
 
 CUES = (
     "contrast",
@@ -34,7 +35,6 @@ _SURROUNDINGS = 18  # likewise, for the agreement
 _MARGIN = 4  # patches that the surroundings reach beyond a mask's box
 _BORDER = 2  # patches
 _AGREEING_MAPS = 2  # the first of the candidates' maps, asked for the agreement
-_SIDE_BY_SIDE = 16  # masks that go up a tree together
 _EVEN_ODDS = 0.7  # a product, so divided, at which every second mask was an object
 _ODDS_POWER = 0.7  # of it, to make odds
 _BEST = 20  # masks of a photograph by which it is compared with others
@@ -189,8 +189,7 @@ def _support(candidates: Candidates, chosen: np.ndarray) -> np.ndarray:
     """(K,): the square of the mean, over the trees, of the IoU with a tree's most alike region."""
     count, height, width = candidates.masks.shape
     masks = candidates.masks.reshape(count, height * width)[chosen]
-    columns = np.ascontiguousarray(masks.T, np.float32)
-    found = [_most_alike(columns, tree) for tree in candidates.trees]
+    found = [_most_alike(masks, tree) for tree in candidates.trees]
     return np.stack(found).mean(axis=0, dtype=np.float64) ** 2
 
 
@@ -245,8 +244,9 @@ def _outline(  # pragma: no cover - compiled
     outline, border, across = np.zeros(count), np.zeros(count), np.zeros(count)
     for i in range(count):
         mask = masks[i]
-        for y in range(height):
-            for x in range(width):
+        top, bottom, left, right = _box(mask, 1)
+        for y in range(top, bottom):
+            for x in range(left, right):
                 here = mask[y, x]
                 if here:
                     border[i] += (y == 0) + (x == 0) + (y == height - 1) + (x == width - 1)
@@ -262,11 +262,12 @@ def _outline(  # pragma: no cover - compiled
 @njit(cache=True)
 def _sums(masks: np.ndarray, values: np.ndarray) -> np.ndarray:  # pragma: no cover - compiled
     """(M, Q): the sum of each of the values (H, W, Q) over the patches of each mask."""
-    count, height, width = masks.shape
+    count = len(masks)
     sums = np.zeros((count, values.shape[2]))
     for i in range(count):
-        for y in range(height):
-            for x in range(width):
+        top, bottom, left, right = _box(masks[i], 0)
+        for y in range(top, bottom):
+            for x in range(left, right):
                 if masks[i, y, x]:
                     for q in range(values.shape[2]):
                         sums[i, q] += values[y, x, q]
@@ -289,30 +290,11 @@ def _compare(  # pragma: no cover - compiled
     inside = np.zeros(channels, np.float32)
     ring = np.zeros(channels, np.float32)
     place = np.zeros((height, width), np.uint8)  # 3 inside, 2 ring, 1 surroundings
+    away = np.zeros((height, width), np.int32)
     for i in range(count):
         mask = masks[i]
-        top, bottom, left, right = height, 0, width, 0
-        for y in range(height):
-            for x in range(width):
-                if mask[y, x]:
-                    top, bottom = min(top, y), max(bottom, y + 1)
-                    left, right = min(left, x), max(right, x + 1)
-        top, bottom = max(0, top - _MARGIN), min(height, bottom + _MARGIN)
-        left, right = max(0, left - _MARGIN), min(width, right + _MARGIN)
-        for y in range(top, bottom):
-            for x in range(left, right):
-                place[y, x] = 3 if mask[y, x] else 0
-        for y in range(top, bottom):
-            for x in range(left, right):
-                if not mask[y, x] or _is_inner(mask, y, x):
-                    continue
-                for v in range(max(top, y - _MARGIN), min(bottom, y + _MARGIN + 1)):
-                    for u in range(max(left, x - _MARGIN), min(right, x + _MARGIN + 1)):
-                        away = (v - y) ** 2 + (u - x) ** 2
-                        if away <= _RING:
-                            place[v, u] = max(place[v, u], 2)
-                        elif away <= _SURROUNDINGS:
-                            place[v, u] = max(place[v, u], 1)
+        top, bottom, left, right = _box(mask, _MARGIN)
+        _lay_out(mask, top, bottom, left, right, away, place)
         inside[:] = 0
         ring[:] = 0
         area, around = 0, 0
@@ -348,44 +330,79 @@ def _compare(  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def _is_inner(mask: np.ndarray, y: int, x: int) -> bool:  # pragma: no cover - compiled
-    """Whether no neighbour of a patch of the mask is outside of it."""
+def _box(mask: np.ndarray, margin: int) -> tuple[int, int, int, int]:  # pragma: no cover - compiled
+    """First and last row and column (the last excluded) of a mask's box, a margin around it."""
     height, width = mask.shape
+    columns = np.zeros(width, np.bool_)
+    top, bottom = height, 0
+    for y in range(height):
+        is_occupied = False
+        for x in range(width):
+            is_occupied |= mask[y, x]
+            columns[x] |= mask[y, x]
+        if is_occupied:
+            top, bottom = min(top, y), y + 1
+    left, right = 0, width
+    while left < width and not columns[left]:
+        left += 1
+    while right > left and not columns[right - 1]:
+        right -= 1
     return (
-        (y == 0 or mask[y - 1, x])
-        and (y == height - 1 or mask[y + 1, x])
-        and (x == 0 or mask[y, x - 1])
-        and (x == width - 1 or mask[y, x + 1])
+        max(0, top - margin),
+        min(height, bottom + margin),
+        max(0, left - margin),
+        min(width, right + margin),
     )
 
 
+@njit(cache=True)
+def _lay_out(  # pragma: no cover - compiled
+    mask: np.ndarray,
+    top: int,
+    bottom: int,
+    left: int,
+    right: int,
+    away: np.ndarray,
+    place: np.ndarray,
+) -> None:
+    """Write what each patch of a box is to the mask, by its distance; ``away`` is scratch."""
+    for y in range(top, bottom):  # along the row, first to the left, then to either side
+        steps = 2 * _MARGIN
+        for x in range(left, right):
+            steps = 0 if mask[y, x] else min(steps + 1, 2 * _MARGIN)
+            away[y, x] = steps
+        steps = 2 * _MARGIN
+        for x in range(right - 1, left - 1, -1):
+            steps = min(steps + 1, away[y, x])
+            away[y, x] = steps
+    for y in range(top, bottom):
+        for x in range(left, right):
+            nearest = 4 * _MARGIN * _MARGIN
+            for v in range(max(top, y - _MARGIN), min(bottom, y + _MARGIN + 1)):
+                nearest = min(nearest, (v - y) * (v - y) + away[v, x] * away[v, x])
+            if nearest == 0:
+                place[y, x] = 3
+            else:
+                place[y, x] = np.uint8(nearest <= _RING) + np.uint8(nearest <= _SURROUNDINGS)
+
+
 @njit(cache=True, fastmath=True)
-def _most_alike(flat: np.ndarray, tree: np.ndarray) -> np.ndarray:  # pragma: no cover - compiled
-    """(M,): the highest IoU of each mask of (N, M) float32 with a region of a tree (N - 1, 2)."""
-    patches, count = flat.shape
+def _most_alike(masks: np.ndarray, tree: np.ndarray) -> np.ndarray:  # pragma: no cover - compiled
+    """(M,): the highest IoU of each mask (M, N) bool with a region of a tree (N - 1, 2)."""
+    count, patches = masks.shape
+    order, ranges = leaf_ranges(tree)
+    first, last = ranges[patches:, 0].astype(np.int32), ranges[patches:, 1].astype(np.int32)
     best = np.zeros(count, np.float32)
-    area = np.ones(2 * patches - 1, np.float32)
-    for merge in range(patches - 1):
-        area[patches + merge] = area[tree[merge, 0]] + area[tree[merge, 1]]
-    common = np.zeros((2 * patches - 1, _SIDE_BY_SIDE), np.float32)
-    own = np.ones(_SIDE_BY_SIDE, np.float32)
-    highest = np.zeros(_SIDE_BY_SIDE, np.float32)
-    for start in range(0, count, _SIDE_BY_SIDE):
-        stop = min(start + _SIDE_BY_SIDE, count)
-        own[:] = 1
-        highest[:] = 0
-        common[:patches] = 0
-        for p in range(patches):
-            for j in range(stop - start):
-                common[p, j] = flat[p, start + j]
-        for j in range(stop - start):
-            own[j] = common[:patches, j].sum()
-        for merge in range(patches - 1):
-            first, second, whole = tree[merge, 0], tree[merge, 1], patches + merge
-            for j in range(_SIDE_BY_SIDE):
-                both = common[first, j] + common[second, j]
-                common[whole, j] = both
-                highest[j] = max(highest[j], both / (area[whole] + own[j] - both))
-        for j in range(stop - start):
-            best[start + j] = highest[j]
+    before = np.zeros(patches + 1, np.float32)  # patches of the mask before each place
+    for i in range(count):
+        own = np.float32(0)
+        for place in range(patches):
+            own += np.float32(masks[i, order[place]])
+            before[place + 1] = own
+        highest = np.float32(0)
+        for region in range(patches - 1):
+            common = before[last[region]] - before[first[region]]
+            area = np.float32(last[region] - first[region])
+            highest = max(highest, common / (area + own - common))
+        best[i] = highest
     return best

@@ -1,8 +1,9 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from promerge_d2.labeler.refine.resize import resize_mask, upsample, upsample_smoothly
+from promerge_d2.labeler.refine.resize import resize_box, resize_mask, upsample, upsample_smoothly
 from tests.labeler.helpers import grid
 
 
@@ -48,6 +49,31 @@ def test_resize_mask_is_not_fatter_than_the_mask():
     mask[100:220, 100:220] = True  # a quarter of each side
     resized = resize_mask(mask, 427, 640)
     assert resized.sum() == pytest.approx(mask.mean() * 427 * 640, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [(24, 90), (90, 24), (47, 49), (48, 90), (24, 24), (90, 90)])
+def test_resizing_a_box_is_resizing_all(size):
+    rng = np.random.default_rng(0)
+    masks = np.zeros((4, 48, 48), bool)
+    masks[0, 10:25, 5:40] = rng.random((15, 35)) > 0.5
+    masks[1, :3, -3:] = True
+    masks[2] = rng.random((48, 48)) > 0.5
+    for mask in masks:
+        resized = resize_box(mask, *size)
+        assert np.array_equal(resized, resize_mask(mask, *size))
+        assert resized.flags.f_contiguous
+
+
+@pytest.mark.parametrize("factor", [2, 3, 8, 14])
+def test_linear_upsampling_of_a_box_is_that_of_all(factor):
+    rng = np.random.default_rng(factor)
+    masks = np.zeros((40, 20, 30), bool)
+    for mask in masks:
+        y, x, h, w = rng.integers((0, 0, 1, 1), (18, 28, 12, 12))
+        mask[y : y + h, x : x + w] = rng.random(mask[y : y + h, x : x + w].shape) > 0.3
+    side = (30 * factor, 20 * factor)
+    for mask, large in zip(masks, upsample_smoothly(masks, *side[::-1]), strict=True):
+        assert np.array_equal(large, cv2.resize(mask.astype(np.float32), side) > 0.5)
 
 
 def test_linear_upsampling_cuts_between_patches():

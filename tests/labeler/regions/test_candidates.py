@@ -81,5 +81,7 @@ def test_candidates_are_the_regions_of_every_tree_once():
 def test_duplicates_leave_and_the_first_stays_in_its_place():
     a, b = np.zeros((2, 3, 3), bool)
     a[0, 0] = b[2, 2] = True
-    assert np.array_equal(without_duplicates(np.stack([b, a, b, a, a])), np.stack([b, a]))
-    assert without_duplicates(np.zeros((0, 3, 3), bool)).shape == (0, 3, 3)
+    assert np.array_equal(
+        without_duplicates([np.stack([b, a, b]), np.stack([a, a])]), np.stack([b, a])
+    )
+    assert without_duplicates([np.zeros((0, 3, 3), bool)]).shape == (0, 3, 3)
