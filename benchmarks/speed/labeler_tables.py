@@ -14,11 +14,10 @@ from promerge_d2.visualization.figures import picture
 
 TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of the plot of ratios
 REFINER_COLUMNS = {
-    "seconds_per_image": "seconds an image",
+    "seconds_per_image": "seconds",
     "ratio_to_released": "times faster",
     "mean_iou": "mean IoU",
     "min_iou": "lowest IoU",
-    "peak_mb": "peak MB",
 }
 STAGES = (*BEFORE, *AFTER)
 RATIOS = (
@@ -49,10 +48,10 @@ def labeler_parts(figures: Figures) -> list[str]:
         ratio_table(figures),
         sameness(figures),
         "**Seconds an image, one process with one thread**",
-        *stage_tables(figures),
+        stage_table(figures),
         bound(figures),
         "**Refiners**",
-        cross_table(figures, {f"refiner.{name}": name for name in refiners}, REFINER_COLUMNS),
+        cross_table(figures, {f"refiner.{n}": n for n in refiners}, REFINER_COLUMNS, spread=False),
     ]
 
 
@@ -82,22 +81,19 @@ def sameness(figures: Figures) -> str:
     return f"{text}."
 
 
-def stage_tables(figures: Figures) -> list[str]:
+def stage_table(figures: Figures) -> str:
     """Write methods by stages, and by what these add up to."""
-    processes = f"{figures.get('throughput.processes', 0):.0f} processes"
-    sums = {
-        "after_features_s": "after the features",
+    columns = {
+        "features_s": "features",
+        "masks_s": "masks",
+        "refinement_s": "refinement",
         "total_s": "in total",
-        "throughput_images_per_s": f"images/s after them, {processes}",
-        "peak_mb": "most memory, MB",
-        "masks_per_image": "masks an image",
-        "images": "images",
+        "throughput_images_per_s": f"images/s after the features, "
+        f"{figures.get('throughput.processes', 0):.0f} processes",
+        "peak_mb": "MB",
     }
     methods = {name: method.title for name, method in METHODS.items()}
-    return [
-        cross_table(figures, methods, {f"{stage}_s": stage for stage in STAGES}, spread=False),
-        cross_table(figures, methods, sums),
-    ]
+    return cross_table(figures, methods, columns, spread=False)
 
 
 def bound(figures: Figures) -> str:

@@ -92,7 +92,7 @@ def test_all_experiments_give_tables_plots_and_a_page(ablate, tmp_path):
     assert "http" not in page
 
     text = (tmp_path / "doc.md").read_text()
-    assert text.startswith("# Mine\n## prompts\n<!-- prompts: begin -->\n\npromerge release, grid")
+    assert text.startswith("# Mine\n## prompts\n<!-- prompts: begin -->\n\n![")
     assert text.endswith("<!-- tau_b: end -->\nKept.\n")
     assert "old" not in text
     assert "facet |" not in text  # no marks, no block
