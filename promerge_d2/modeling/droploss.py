@@ -23,7 +23,7 @@ import fvcore.nn
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec, ciou_loss, diou_loss
+from detectron2.layers import ROIAlign, ShapeSpec, ciou_loss, diou_loss
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads import (
@@ -34,7 +34,7 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
 )
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 
 from promerge_d2.modeling.ignoring import in_ignored, split_ignored, without_masks
@@ -218,6 +218,54 @@ def add_loss_fields(
             image.ignored = in_ignored(image.proposal_boxes, rest, matcher)
 
 
+class SharedMasks:
+    """Masks of regions that are matched to few targets: numbers of masks instead of copies.
+
+    detectron2 copies a target's whole mask for each of its regions, twice.
+
+    Args:
+        masks: of the targets.
+        rows: (R,) int64, which of them each region has.
+    """
+
+    def __init__(self, masks: BitMasks, rows: torch.Tensor) -> None:
+        self.masks, self.rows = masks, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, regions: torch.Tensor) -> SharedMasks:
+        return SharedMasks(self.masks, self.rows[regions])
+
+    def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
+        """Cut the masks out as ``BitMasks`` does.
+
+        Args:
+            boxes: (R, 4) float, XYXY in pixels.
+            mask_size: m, the side of the result.
+
+        Returns:
+            (R, m, m) bool.
+        """
+        regions = torch.cat([self.rows[:, None].to(boxes), boxes], dim=1)
+        masks = self.masks.tensor[:, None].float()
+        cut = ROIAlign((mask_size, mask_size), 1.0, sampling_ratio=0, aligned=True)
+        return cut(masks, regions)[:, 0] >= 0.5
+
+
+def share_masks(targets: list[Instances]) -> list[Instances]:
+    """Return targets whose bit masks, where they have some, are ``SharedMasks``."""
+    shared = []
+    for image in targets:
+        fields = image.get_fields()
+        masks = fields.get("gt_masks")
+        if isinstance(masks, BitMasks):
+            rows = torch.arange(len(masks), device=masks.device)
+            fields = {**fields, "gt_masks": SharedMasks(masks, rows)}
+        shared.append(Instances(image.image_size, **fields))
+    return shared
+
+
 class _LabelsForLosses(ROIHeads):
     """Put what the losses need on the sampled proposals, before any class of detectron2's."""
 
@@ -227,7 +275,7 @@ class _LabelsForLosses(ROIHeads):
     ) -> list[Instances]:
         """Do as ``ROIHeads`` does, and add what the first stage's losses need."""
         trained, ignored = split_ignored(targets)
-        sampled = super().label_and_sample_proposals(proposals, trained)
+        sampled = super().label_and_sample_proposals(proposals, share_masks(trained))
         add_loss_fields(sampled, trained, ignored, self.proposal_matcher)
         return sampled
 

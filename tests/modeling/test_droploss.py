@@ -20,7 +20,7 @@ from promerge_d2.modeling import (
     DropLossOutputLayers,
     DropLossStandardROIHeads,
 )
-from promerge_d2.modeling.droploss import add_loss_fields, weighted_mask_loss
+from promerge_d2.modeling.droploss import add_loss_fields, share_masks, weighted_mask_loss
 from promerge_d2.modeling.ignoring import split_ignored
 from tests.helpers import ROOT, square
 
@@ -351,6 +351,25 @@ def test_mask_losses_by_a_labels_weight():
     wanted = (0.5 * LN2 + math.log(1 + math.exp(-2))) / 2
     assert weighted_mask_loss(logits, [instances, nothing]).item() == pytest.approx(wanted)
     assert weighted_mask_loss(logits[:0], [nothing]).item() == 0
+
+
+def test_masks_of_regions_are_shared_not_copied():
+    truth = Instances(SIZE, gt_classes=torch.zeros(2, dtype=torch.int64))
+    truth.gt_masks = masks = BitMasks(
+        torch.from_numpy(np.stack([square(100, 100, *TARGET), square(100, 100, 50, 40, 90, 80)]))
+    )
+    (shared,) = share_masks([truth])
+    assert truth.gt_masks is masks  # the caller's stay
+    rows = torch.tensor([1, 0, 1, 1])
+    chosen = torch.tensor([True, True, False, True])
+    found = shared.gt_masks[rows][chosen]
+    assert len(found) == 3
+    assert found.masks is masks
+    boxes = torch.tensor([[45.0, 38.5, 71.25, 60], [3, 2, 33, 27], [60, 50, 120, 101]])
+    wanted = masks[rows][chosen].crop_and_resize(boxes, 14)
+    assert 0 < wanted.float().mean() < 1
+    assert torch.equal(found.crop_and_resize(boxes, 14), wanted)
+    assert found[:0].crop_and_resize(boxes[:0], 14).shape == (0, 14, 14)
 
 
 # The heads
