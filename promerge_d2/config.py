@@ -38,11 +38,13 @@ def add_promerge_config(cfg: CfgNode) -> None:
     # this IoU with every pseudo-box are left out of the classification loss. Negative: none is.
     cfg.MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH = -1.0
 
-    # build_frozen_vit_pyramid_backbone: a self-supervised ViT, frozen, under ViTDet's simple
-    # feature pyramid. The pyramid's width and norm are MODEL.FPN.OUT_CHANNELS and MODEL.FPN.NORM.
+    # build_frozen_vit_pyramid_backbone: a self-supervised ViT, frozen, under a light feature
+    # pyramid. The pyramid's width and norm are MODEL.FPN.OUT_CHANNELS and MODEL.FPN.NORM.
     cfg.MODEL.FROZEN_VIT = CfgNode()
     cfg.MODEL.FROZEN_VIT.BACKBONE = "dino_vits16"  # a name of promerge_d2.features.BACKBONES
     cfg.MODEL.FROZEN_VIT.WEIGHTS = ""  # a local file instead of the published weights
+    # Blocks, counted from 1, whose tokens go beside the last block's.
+    cfg.MODEL.FROZEN_VIT.LAYERS = []
     # p2, p3, p4, p5 of a patch of 14 or 16, and p6 above; with a patch of 8, leave out the 4.0.
     cfg.MODEL.FROZEN_VIT.SCALE_FACTORS = [4.0, 2.0, 1.0, 0.5]
     cfg.MODEL.FROZEN_VIT.SQUARE_PAD = 0  # pad images to this square, 0: to the batch's largest

@@ -1,4 +1,4 @@
-"""A frozen self-supervised ViT under ViTDet's simple feature pyramid.
+"""A frozen self-supervised ViT under a light feature pyramid.
 
 Shape letters: N images, C channels, H and W rows and columns of the patch grid.
 """
@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import nn
 
 from promerge_d2.modeling.token_cache import TokenCache
@@ -39,21 +37,40 @@ class FrozenViT(Backbone):
     Args:
         extractor: a ``promerge_d2.features.FeatureExtractor``.
         cache: keeps tokens by the content of the normalised image, or None.
+        layers: blocks, counted from 1, whose tokens go beside the final ones: earlier tokens say
+            better where something is. Their norm is that of layers, without weights.
+
+    Raises:
+        UserError: the ViT has no such block.
     """
 
     network: torch.Tensor
 
-    def __init__(self, extractor: nn.Module, cache: TokenCache | None = None) -> None:
+    def __init__(
+        self,
+        extractor: nn.Module,
+        cache: TokenCache | None = None,
+        layers: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         # past nn.Module's own registration, so that no checkpoint holds it and no optimiser
         object.__setattr__(self, "extractor", extractor)
         self.patch = extractor.backbone.patch
         self.stride = 1 << (self.patch - 1).bit_length()  # 8, 16 for 14, 16
         self.cache = cache
+        self.layers = sorted(layers)
+        blocks = len(extractor.vit.blocks) if self.layers else 0
+        if any(not 1 <= layer < blocks for layer in self.layers):
+            raise UserError(
+                f"MODEL.FROZEN_VIT.LAYERS {self.layers}: give blocks of {extractor.backbone.name} "
+                f"before its last, 1 to {blocks - 1}"
+            )
         about = f"{extractor.backbone.name} (weights SHA-256 {extractor.weights_sha256})"
+        if self.layers:
+            about += f", LAYERS {','.join(map(str, self.layers))}"
         self.register_buffer("network", _text_to_tensor(about))
         self._out_features = ["tokens"]
-        self._out_feature_channels = {"tokens": extractor.backbone.width}
+        self._out_feature_channels = {"tokens": extractor.backbone.width * (1 + len(self.layers))}
         self._out_feature_strides = {"tokens": self.stride}
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> FrozenViT:
@@ -93,7 +110,7 @@ class FrozenViT(Backbone):
             are computed now.
         """
         if self.cache is None:
-            return {"tokens": self._tokens(images)}
+            return {"tokens": self.facets(images, ("token",))["token"]}
         tokens = [self._cached(image, self.cache) for image in images]
         return {"tokens": torch.stack(tokens)}
 
@@ -106,14 +123,46 @@ class FrozenViT(Backbone):
             images, (height, width), mode="bicubic", align_corners=False, antialias=True
         )
 
-    def _tokens(self, images: torch.Tensor) -> torch.Tensor:
-        return self.extractor.facets(self.resample(images), ("token",))["token"]
+    def facets(self, images: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Compute several facets in one pass, see ``FeatureExtractor.facets``.
+
+        Args:
+            images: (N, 3, H * stride, W * stride) float32.
+            names: out of ``FACETS``.
+
+        Returns:
+            For each name (N, C, H, W) float32; ``token`` has those of ``layers`` as well.
+        """
+        earlier: list[torch.Tensor] = []
+        hooks = [
+            self.extractor.vit.blocks[layer - 1].register_forward_hook(
+                lambda _block, _inputs, tokens: earlier.append(tokens)
+            )
+            for layer in self.layers
+        ]
+        try:
+            found = self.extractor.facets(self.resample(images), names)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if earlier and "token" in names:
+            final = found["token"]
+            prefix = self.extractor.backbone.prefix_tokens
+            maps = [
+                F.layer_norm(tokens[:, prefix:], tokens.shape[-1:])
+                .transpose(1, 2)
+                .reshape(final.shape)
+                .float()
+                for tokens in earlier
+            ]
+            found["token"] = torch.cat([final, *maps], dim=1)
+        return found
 
     def _cached(self, image: torch.Tensor, cache: TokenCache) -> torch.Tensor:
         file = cache.file(image)
         tokens = cache.read(file)
         if tokens is None:  # one by one: no bit of an image's tokens depends on its neighbours
-            tokens = cache.write(file, self._tokens(image[None])[0])
+            tokens = cache.write(file, self.facets(image[None], ("token",))["token"][0])
         return tokens.to(image.device).float()
 
 
@@ -126,19 +175,78 @@ def _tensor_to_text(tensor: torch.Tensor) -> str:
     return bytes(tensor.tolist()).decode(errors="replace").rstrip()
 
 
-class FrozenViTPyramid(SimpleFeaturePyramid):
-    """ViTDet's simple feature pyramid, for images of any size.
+class FrozenViTPyramid(Backbone):
+    """A pyramid of a frozen ViT's tokens: one projection, resampled and convolved for each level.
 
-    detectron2's own misspells the key that has images padded to whole patches.
+    ViTDet's simple feature pyramid projects for each level anew: twice the operations, and more to
+    learn.
+
+    Args:
+        net: gives the tokens.
+        channels: C of every level.
+        scale_factors: of the levels, finest first, each half the one before; 1 is the tokens' own.
+            One more level of half the last's size is for the proposals.
+        norm: of detectron2's names, behind each convolution.
+        square_pad: side of the square that images are padded to, in pixels; 0: none.
     """
+
+    def __init__(
+        self,
+        net: FrozenViT,
+        channels: int,
+        scale_factors: Sequence[float],
+        norm: str,
+        square_pad: int,
+    ) -> None:
+        super().__init__()
+        strides = [int(net.stride / scale) for scale in scale_factors]
+        self._out_feature_strides = {
+            f"p{int(math.log2(s))}": s for s in [*strides, 2 * strides[-1]]
+        }
+        self._out_features = list(self._out_feature_strides)
+        self._out_feature_channels = dict.fromkeys(self._out_features, channels)
+        self._padding = {
+            "size_divisibility": max(strides[-1], net.size_divisibility),
+            "square_size": square_pad,
+        }
+        self.net = net
+        self.scale_factors = list(scale_factors)
+
+        def convolution(inputs: int, size: int) -> Conv2d:
+            normed = get_norm(norm, channels)
+            return Conv2d(
+                inputs, channels, size, padding=size // 2, bias=normed is None, norm=normed
+            )
+
+        self.lateral = convolution(net.output_shape()["tokens"].channels, 1)
+        self.levels = nn.ModuleList(convolution(channels, 3) for _ in strides)
 
     @property
     def padding_constraints(self) -> dict[str, int]:
         """What images are padded to, in pixels."""
-        return {
-            "size_divisibility": max(self._size_divisibility, self.net.size_divisibility),
-            "square_size": self._square_pad,
-        }
+        return self._padding
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Compute the levels of normalised images, see ``FrozenViT.forward``.
+
+        Args:
+            images: (N, 3, h, w) float, padded as ``padding_constraints`` has it.
+
+        Returns:
+            ``{"p3": (N, C, h / 8, w / 8), ...}`` float32, by the logarithm of the stride.
+        """
+        lateral = self.lateral(self.net(images)["tokens"])
+        maps = []
+        for scale, level in zip(self.scale_factors, self.levels, strict=True):
+            if scale < 1:
+                resampled = F.max_pool2d(lateral, int(1 / scale))
+            else:
+                resampled = F.interpolate(
+                    lateral, scale_factor=scale, mode="bilinear", align_corners=False
+                )
+            maps.append(level(F.relu(resampled)))
+        maps.append(F.max_pool2d(maps[-1], kernel_size=1, stride=2))
+        return dict(zip(self._out_features, maps, strict=True))
 
 
 @BACKBONE_REGISTRY.register()
@@ -170,18 +278,13 @@ def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
     extractor = FeatureExtractor.from_name(vit.BACKBONE, vit.WEIGHTS or None, facet="token")
     cache = None
     if vit.CACHE_DIR:
-        cache = TokenCache(vit.CACHE_DIR, extractor.weights_sha256, vit.CACHE_PRECISION)
-    net = FrozenViT(extractor, cache)
-    top = LastLevelMaxPool()  # one more level for the RPN, as ViTDet has it
-    top.in_feature = f"p{int(math.log2(net.stride / vit.SCALE_FACTORS[-1]))}"
+        cache = TokenCache.from_config(cfg, extractor.weights_sha256)
     return FrozenViTPyramid(
-        net,
-        in_feature="tokens",
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        scale_factors=vit.SCALE_FACTORS,
-        top_block=top,
-        norm=cfg.MODEL.FPN.NORM,
-        square_pad=vit.SQUARE_PAD,
+        FrozenViT(extractor, cache, vit.LAYERS),
+        cfg.MODEL.FPN.OUT_CHANNELS,
+        vit.SCALE_FACTORS,
+        cfg.MODEL.FPN.NORM,
+        vit.SQUARE_PAD,
     )
 
 

@@ -70,8 +70,8 @@ class SharedExtractor(FeatureExtractor):
                 f"MODEL.FROZEN_VIT.BACKBONE is {vit.BACKBONE} in fp32, but the labels are made on "
                 f"{extractor.backbone.name} in {extractor.precision}: nothing to share"
             )
-        cache = TokenCache(vit.CACHE_DIR, extractor.weights_sha256, vit.CACHE_PRECISION)
-        net = FrozenViT(extractor)
+        cache = TokenCache.from_config(cfg, extractor.weights_sha256)
+        net = FrozenViT(extractor, layers=vit.LAYERS)
         return cls(net, cache, vit.SQUARE_PAD, extractor.facet, extractor.center)
 
     def facets(self, images: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -85,8 +85,10 @@ class SharedExtractor(FeatureExtractor):
             For each name (N, C, H, W) float32.
         """
         images = images.contiguous()  # as the detector has them: another layout rounds otherwise
-        found = self.net.extractor.facets(self.net.resample(images), [*names, "token"])
+        found = self.net.facets(images, [*names, "token"])
         if images.shape[2:] == (self.side, self.side):
             for image, tokens in zip(images, found["token"], strict=True):
                 self.cache.write(self.cache.file(image), tokens)
+        if "token" in names:  # the labeler's are the final ones alone
+            found["token"] = found["token"][:, : self.net.extractor.backbone.width]
         return {name: found[name] for name in names}

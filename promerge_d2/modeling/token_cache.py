@@ -6,10 +6,12 @@ Shape letters: C channels, H and W rows and columns of the patch grid.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 
 from promerge_d2.utils.errors import UserError
 from promerge_d2.utils.files import atomic_path
@@ -25,12 +27,19 @@ class TokenCache:
         folder: where the files are; made when the first is written.
         weights_sha256: of the network's weights, a part of the key.
         precision: of ``PRECISIONS``, what is kept.
+        layers: a part of the key, see ``FrozenViT``.
 
     Raises:
         UserError: another precision.
     """
 
-    def __init__(self, folder: str, weights_sha256: str | None, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        folder: str,
+        weights_sha256: str | None,
+        precision: str = "fp32",
+        layers: Sequence[int] = (),
+    ) -> None:
         if precision not in PRECISIONS:
             raise UserError(
                 f"MODEL.FROZEN_VIT.CACHE_PRECISION is {' or '.join(PRECISIONS)}, not {precision}"
@@ -38,10 +47,19 @@ class TokenCache:
         self.folder = Path(folder)
         self.weights_sha256 = weights_sha256
         self.precision = precision
+        self.layers = sorted(layers)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, weights_sha256: str | None) -> TokenCache:
+        """Return the cache of ``MODEL.FROZEN_VIT``."""
+        vit = cfg.MODEL.FROZEN_VIT
+        return cls(vit.CACHE_DIR, weights_sha256, vit.CACHE_PRECISION, vit.LAYERS)
 
     def file(self, image: torch.Tensor) -> Path:
         """Return where the tokens of a normalised, padded image (3, h, w) are, or will be."""
-        about = (self.weights_sha256, tuple(image.shape), self.precision)
+        about: tuple = (self.weights_sha256, tuple(image.shape), self.precision)
+        if self.layers:
+            about = (*about, self.layers)
         digest = hashlib.sha256(str(about).encode())
         digest.update(image.cpu().contiguous().numpy().data)
         key = digest.hexdigest()

@@ -38,7 +38,18 @@ def test_the_small_one_caches_two_views_an_image(small):
     assert small.INPUT.RANDOM_FLIP == "horizontal"
     assert small.INPUT.MAX_SIZE_TRAIN == small.INPUT.MAX_SIZE_TEST == vit.SQUARE_PAD == 17 * 32
     assert vit.CACHE_PRECISION == "fp16"
-    assert (vit.SQUARE_PAD // 16) ** 2 * backbone.width * 2 == pytest.approx(0.89e6, rel=0.01)
+    channels = backbone.width * (1 + len(vit.LAYERS))
+    assert (vit.SQUARE_PAD // 16) ** 2 * channels * 2 == pytest.approx(3.55e6, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "promerge_cascade_vit_small"])
+def test_the_small_ones_boxes_follow_adamws_steps(name):
+    cfg = read(name)
+    weights = cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS
+    assert cfg.SOLVER.OPTIMIZER == "ADAMW"
+    assert len(weights) == len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS)
+    assert max(max(stage) for stage in weights) <= 4  # detectron2's are 10 to 30
+    assert all(x == y == 2 * w == 2 * h for x, y, w, h in weights)
 
 
 def test_the_small_ones_anchors_leave_no_gap(small):

@@ -62,6 +62,50 @@ def test_a_patch_of_14_sees_the_image_at_14_16ths():
     assert torch.equal(FrozenViT(source)(picture)["tokens"], wanted)
 
 
+def deep_extractor():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vit = VisionTransformer(
+            img_size=64, patch_size=16, embed_dim=16, depth=4, num_heads=2, num_classes=0
+        )
+    return FeatureExtractor(dataclasses.replace(TINY, width=16), vit, weights_sha256="0" * 64)
+
+
+def test_tokens_of_earlier_layers_go_beside_the_final_ones():
+    source = deep_extractor()
+    backbone = FrozenViT(source, layers=[3, 1])
+    assert backbone.output_shape() == {"tokens": ShapeSpec(channels=48, stride=16)}
+    picture = images(height=64, width=64)
+    inner = source.vit.get_intermediate_layers(picture, n=[0, 2], reshape=True)
+    found = backbone(picture)["tokens"]
+    assert torch.equal(found[:, :16], FrozenViT(source)(picture)["tokens"])
+    for place, tokens in enumerate(inner, start=1):  # of blocks 1 and 3
+        wanted = F.layer_norm(tokens.permute(0, 2, 3, 1), (16,)).permute(0, 3, 1, 2)
+        assert torch.allclose(found[:, 16 * place : 16 * place + 16], wanted, atol=1e-5)
+    assert not any(block._forward_hooks for block in source.vit.blocks)
+    keys = backbone.facets(picture, ("key",))
+    assert torch.equal(keys["key"], source.facets(picture, ("key",))["key"])
+
+
+@pytest.mark.parametrize("layers", [[0], [4], [1, 5]])
+def test_a_layer_that_the_vit_lacks_is_refused(layers):
+    with pytest.raises(UserError, match=rf"LAYERS \[.*{layers[-1]}\].* 1 to 3"):
+        FrozenViT(deep_extractor(), layers=layers)
+
+
+def test_layers_are_in_the_key_and_in_the_checkpoint(tmp_path):
+    source, picture = deep_extractor(), images(1)
+    plain, other, third = (
+        FrozenViT(source, TokenCache(str(tmp_path / "c"), "0" * 64, layers=layers), layers)
+        for layers in ([], [1], [2])
+    )
+    widths = [len(net(picture)["tokens"][0]) for net in (plain, other, third, plain, other, third)]
+    assert widths == [16, 32, 32] * 2
+    assert len(files(tmp_path / "c")) == 3
+    with pytest.raises(UserError, match=r"LAYERS 1.*LAYERS 2"):
+        third.load_state_dict(other.state_dict())
+
+
 def test_nothing_of_the_vit_is_trained_or_saved():
     backbone = FrozenViT(extractor())
     parent = nn.Sequential(backbone, nn.Conv2d(16, 4, 1))
@@ -316,6 +360,23 @@ def test_a_square_that_would_cut_images_is_refused(base):
     base.INPUT.MAX_SIZE_TEST = 65
     with pytest.raises(UserError, match=r"SQUARE_PAD 64 .*\b65\b"):
         build_backbone(base)
+
+
+def test_levels_are_the_projected_tokens_resampled(base):
+    base.MODEL.FROZEN_VIT.SCALE_FACTORS = [2.0, 1.0, 0.5]
+    pyramid = build_backbone(base)
+    picture = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    lateral = pyramid.lateral(pyramid.net(picture)["tokens"])
+    assert (lateral < 0).any()
+    twice = F.interpolate(lateral, scale_factor=2, mode="bilinear")
+    wanted = [F.relu(twice), F.relu(lateral), F.relu(F.max_pool2d(lateral, 2))]
+    maps = pyramid(picture)
+    for name, resampled, level in zip(("p3", "p4", "p5"), wanted, pyramid.levels, strict=True):
+        assert torch.equal(maps[name], level(resampled))
+    assert torch.equal(maps["p6"], maps["p5"][:, :, ::2, ::2])
+    for part in (pyramid.lateral, *pyramid.levels):
+        assert isinstance(part.norm, nn.GroupNorm)
+        assert part.bias is None  # the norm has one
 
 
 def test_fewer_levels(base):

@@ -39,18 +39,23 @@ def picture(height=64, width=64):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def test_features_of_the_resampled_image_and_the_detectors_tokens(extractor, cfg, tmp_path):
+@pytest.mark.parametrize("layers", [[], [1]])
+def test_features_of_the_resampled_image_and_the_detectors_tokens(extractor, cfg, tmp_path, layers):
+    cfg.MODEL.FROZEN_VIT.LAYERS = layers
     shared = SharedExtractor.from_config(extractor, cfg)
     assert shared.backbone.patch == 16
     (features,) = shared.features([picture()])
 
     seen = extractor.normalise(torch.from_numpy(picture())[None]).contiguous()
-    plain = FrozenViT(extractor)
+    plain = FrozenViT(extractor, layers=layers)
     keys = extractor.facets(plain.resample(seen), ("key",))["key"][0]
     assert torch.equal(features, keys - keys.mean(dim=(1, 2), keepdim=True))
     kept = shared.cache.read(shared.cache.file(seen[0]))
     assert torch.equal(kept, plain(seen)["tokens"][0])
+    assert len(kept) == 16 * (1 + len(layers))
     assert len([*tmp_path.glob("cache/*/*.npy")]) == 1
+    final = FrozenViT(extractor)(seen)["tokens"]  # what a labeler on tokens sees
+    assert torch.equal(shared.facets(seen, ("token",))["token"], final)
 
 
 def test_what_the_detector_would_pad_is_not_kept(extractor, cfg, tmp_path):
