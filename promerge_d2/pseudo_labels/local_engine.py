@@ -29,7 +29,7 @@ from promerge_d2.utils.image import ImageError, load_image
 from promerge_d2.utils.threads import one_thread, use_one_thread
 from promerge_d2.visualization.overlay import draw_records, save_png
 
-IMAGES_A_WORKER = 8  # a worker takes seconds to start, more than it saves with fewer
+IMAGES_A_WORKER = 4  # a worker takes seconds to start, about what a small ViT takes for an image
 SHARED_MEMORY = Path("/dev/shm")  # Linux's; containers often have 64 MB of it
 
 
@@ -102,7 +102,7 @@ class LocalEngine:
 
     Attributes:
         workers: processes beside this one; 0 for none.
-        batch_size: images that go through an accelerator at once.
+        batch_size: images that go through an accelerator at once; on a CPU they go one by one.
     """
 
     workers: int = 0
@@ -113,17 +113,19 @@ class LocalEngine:
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
         """See ``Engine``; refuses more workers than shared memory holds (``UserError``)."""
         jobs, drawn = itertools.tee(jobs)
-        whole = self.workers > 0 and generator.device.type == "cpu"
+        on_cpu = generator.device.type == "cpu"
+        whole = self.workers > 0 and on_cpu
+        batch_size = 1 if on_cpu else self.batch_size  # no faster there, and results come late
         ahead = 2 * self.workers
         if self.workers:
-            _check_shared_memory(generator, 0 if whole else ahead + 3 * self.batch_size)
+            _check_shared_memory(generator, 0 if whole else ahead + 3 * batch_size)
         # images that have been through the network here are postprocessed, whatever comes
         network, stopped = (generator, stop) if whole else (None, threading.Event())
         with one_thread(), _executor(self.workers, network, stopped) as executor:
             if whole:
                 futures = _bounded((executor.submit(_label, job) for job in drawn), ahead)
             else:
-                futures = _staged(drawn, generator, executor, self.batch_size, ahead)
+                futures = _staged(drawn, generator, executor, batch_size, ahead)
             yield from zip(jobs, futures, strict=True)
 
 

@@ -82,13 +82,30 @@ def test_bounded_draws_no_further_than_asked():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 20])
-def test_results_come_in_order_with_errors_in_their_places(labeler, photos, batch_size):
-    found = outcomes(label_jobs(jobs_of(photos), labeler, 0, batch_size))
+def test_results_come_in_order_with_errors_in_their_places(
+    labeler, photos, monkeypatch, batch_size
+):
+    monkeypatch.setattr(local_engine, "_executor", threads)
+    found = outcomes(label_jobs(jobs_of(photos), on_an_accelerator(labeler), 0, batch_size))
     names = [job.image.name for job in jobs_of(photos)]
     good = [name for name in names if name not in ("1b.png", "9.png")]
     expected = {name: labeler(photos / name) for name in good}
     assert len({str(records) for records in expected.values()}) == 7
     assert found == [expected.get(name, ImageError) for name in names]
+
+
+def test_on_a_cpu_an_image_is_done_before_the_next_but_one_begins(labeler, photos, monkeypatch):
+    """Not after a batch: a person sees the first result, and a stop loses next to nothing."""
+    begun, real = [], labeler.start_forward
+
+    def start_forward(images):
+        begun.append(len(images))
+        return real(images)
+
+    monkeypatch.setattr(labeler, "start_forward", start_forward)
+    work = label_jobs([Job(photos / "0.png")] * 6, labeler, 0, 8)
+    for number, _ in enumerate(work, start=1):
+        assert begun == [1] * min(number + 1, 6)
 
 
 def test_nothing_but_broken_images(labeler, photos):
@@ -133,6 +150,8 @@ def test_an_accelerator_is_fed_by_workers(labeler, photos, monkeypatch, batch_si
 
 
 def test_a_failing_batch_fails_alone(labeler, photos, monkeypatch):
+    monkeypatch.setattr(local_engine, "_executor", threads)
+    labeler = on_an_accelerator(labeler)
     real, sizes = labeler.start_forward, []
 
     def fail_second(images):
@@ -149,6 +168,8 @@ def test_a_failing_batch_fails_alone(labeler, photos, monkeypatch):
 
 
 def test_a_batch_is_sent_on_while_the_next_is_in_the_network(labeler, photos, monkeypatch):
+    monkeypatch.setattr(local_engine, "_executor", threads)
+    labeler = on_an_accelerator(labeler)
     events = []
 
     def start_forward(images):
@@ -214,7 +235,7 @@ def test_too_little_shared_memory_is_refused(labeler, photos, monkeypatch, tmp_p
 
 @pytest.mark.parametrize(
     ("cores", "images", "workers"),
-    [(2, 1, 0), (2, 15, 0), (2, 16, 2), (16, 16, 2), (16, 40, 5), (16, 5000, 16), (1, 5000, 0)],
+    [(2, 1, 0), (2, 7, 0), (2, 8, 2), (16, 8, 2), (16, 20, 5), (16, 5000, 16), (1, 5000, 0)],
 )
 def test_default_workers(monkeypatch, cores, images, workers):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
