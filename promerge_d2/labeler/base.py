@@ -108,7 +108,7 @@ class Labeler(ABC, Generic[ConfigT]):
     def __init__(self, extractor: FeatureExtractor, config: ConfigT | None = None) -> None:
         self.extractor = extractor
         self.config: ConfigT = config or self.config_class()
-        check_refiner(self.config.refine)
+        check_refiner(self.config.refine, self.config.refine_device)
 
     @classmethod
     def from_preset(
@@ -145,7 +145,7 @@ class Labeler(ABC, Generic[ConfigT]):
             UserError: unknown names, bad values, weights that are missing or wrong.
         """
         config = cls.config_class.from_preset(preset, **overrides)
-        check_refiner(config.refine)  # before the weights are fetched
+        check_refiner(config.refine, config.refine_device)  # before the weights are fetched
         extractor = FeatureExtractor.from_name(
             backbone, weights, facet, center, device, precision, compiled
         )
@@ -423,6 +423,7 @@ class Labeler(ABC, Generic[ConfigT]):
             upsample(masks, *image.shape[:2]),
             refiner or config.refine,
             config.refine_min_iou,
+            config.refine_device,
         )
         return refined[confirmed], np.flatnonzero(confirmed)
 

@@ -7,7 +7,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from promerge_d2.labeler.refine import REFINERS
+from promerge_d2.labeler.refine import DEVICE_REFINERS, NUMBA, REFINERS
 from promerge_d2.utils.errors import UserError
 
 Check = tuple[bool, str, str]  # whether all is well, the setting, what it should be
@@ -22,6 +22,9 @@ class GridConfig:
         grid: rows and columns of the patch grid; the image is squashed to it.
         keep_aspect: instead, the grid takes the shape of the image, with as many patches.
         refine: the refiner: ``mean_field``, ``dense_crf``, ``guided`` or ``none``.
+        refine_device: where it runs: ``numba``, compiled code on the CPU, or a device of torch such
+            as ``cuda``, for ``mean_field`` and ``guided``: the same masks but for a few pixels.
+            Each worker process opens the device.
         refine_min_iou: a mask that refinement changes to a lower IoU than this is not confirmed:
             ``promerge`` and ``maskcut`` drop it, ``regions`` leaves it as it was.
         pixels_per_patch: side of a patch in the working image of the refiner (the release
@@ -35,6 +38,7 @@ class GridConfig:
     grid: tuple[int, int] = (60, 60)
     keep_aspect: bool = False
     refine: str = "mean_field"
+    refine_device: str = NUMBA
     refine_min_iou: float = 0.5
     pixels_per_patch: int = 8
     apply_exif: bool = True
@@ -52,6 +56,11 @@ class GridConfig:
         return [
             (len(self.grid) == 2 and min(self.grid) >= 2, "grid", "two sides of 2 or more"),
             self._one_of("refine", REFINERS),
+            (
+                self.refine_device == NUMBA or self.refine in DEVICE_REFINERS,
+                "refine_device",
+                f"{NUMBA}: {self.refine} has no twin in torch",
+            ),
             self._between("refine_min_iou", 0, 1),
             self._at_least("pixels_per_patch", 1),
         ]

@@ -60,7 +60,16 @@ class RayEngine:
     def __call__(
         self, jobs: Iterable[Job], generator: MaskGenerator, stop: threading.Event
     ) -> Generator[tuple[Job, Future[LabelResult]]]:
-        """See ``Engine``; results come as they are ready."""
+        """See ``Engine``; results come as they are ready.
+
+        Raises:
+            UserError: masks are to be refined on a GPU, which Ray's tasks do not see.
+        """
+        settings = getattr(generator.processor, "config", None)
+        if getattr(settings, "refine_device", "").startswith("cuda"):
+            raise UserError(
+                "Ray's tasks see no GPU: set refine_device=numba, or use --engine local"
+            )
         ours = not ray.is_initialized()
         if ours:
             ray.init(self.address, log_to_driver=False, logging_level=logging.WARNING)

@@ -1,5 +1,6 @@
 """Ray on this machine: the bytes of a local run, also when a node goes away in the middle."""
 
+import dataclasses
 import importlib.util
 import os
 import signal
@@ -128,3 +129,13 @@ def test_a_cluster_without_a_gpu_is_refused(cluster, tmp_path):
         label(tiny_labeler(), photos, tmp_path / "l.json", engine=RayEngine(device="cuda"))
     with pytest.raises(UserError, match=r"CPUs.*\b99\b"):
         label(tiny_labeler(), photos, tmp_path / "l.json", engine=RayEngine(workers=99))
+
+
+@needs_ray
+def test_a_gpu_for_refinement_is_refused():
+    from promerge_d2.pseudo_labels.ray_engine import RayEngine
+
+    labeler = tiny_labeler()
+    labeler.config = dataclasses.replace(labeler.config, refine_device="cuda")
+    with pytest.raises(UserError, match="refine_device"):
+        list(RayEngine()([], labeler, threading.Event()))

@@ -558,3 +558,21 @@ def test_a_line_that_does_not_fit_is_taken_back(labeler, photos, output, monkeyp
     assert whole_lines(output) == 3
     label(labeler, photos, output)
     assert [image["id"] for image in read(output)["images"]] == list(range(1, 11))
+
+
+def test_refined_on_a_device_killed_and_in_shards_the_bytes_are_the_same(tmp_path):
+    """The twin of the refiner, on torch's CPU device: it must not depend on what went before."""
+    labeler = tiny_labeler(refine="mean_field", refine_device="cpu", refine_min_iou=0)
+    photos = save_photos(tmp_path / "photos", 8)
+    whole, output = tmp_path / "whole.json", tmp_path / "labels.json"
+    label(labeler, photos, whole)
+    process = in_a_fork(lambda: label(labeler, photos, output, shard=1, shards=2))
+    if not wait_until(lambda: whole_lines(output) > 1, process):
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    for shard in (0, 1):
+        label(labeler, photos, output, shard=shard, shards=2)
+    merge_labels(output)
+    assert len(read(whole)["annotations"]) > 3
+    assert read(whole)["info"]["settings"]["refine_device"] == "cpu"
+    assert output.read_bytes() == whole.read_bytes()

@@ -18,7 +18,7 @@ from numba import njit
 RADII = (12, 6)  # of the windows, in pixels of the working image: first far, then near
 EPSILON = 1e-4  # colours from 0 to 1: edges of a smaller variance are smoothed over
 
-_STEP = 2  # the fits are found on every so manieth pixel of a row and of a column
+STEP = 2  # the fits are found on every so manieth pixel of a row and of a column
 
 
 def guided_border(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -58,18 +58,18 @@ def _filter(
 ) -> np.ndarray:
     """``guided_filter`` by windows of each radius in turn."""
     height, width = image.shape[:2]
-    odd = ((0, height % _STEP), (0, width % _STEP))
+    odd = ((0, height % STEP), (0, width % STEP))
     guide = np.pad(image, (*odd, (0, 0)), mode="edge").astype(np.float32) / 255
     refined = np.pad(masks, ((0, 0), *odd), mode="edge")
-    small = cv2.resize(guide, None, fx=1 / _STEP, fy=1 / _STEP, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(guide, None, fx=1 / STEP, fy=1 / STEP, interpolation=cv2.INTER_AREA)
     for radius in radii:
-        reach = radius // _STEP
+        reach = radius // STEP
         count = _box(np.ones(small.shape[:2], np.float32), reach)
         mean, inverse = _window_statistics(small, count, reach, epsilon)
         for mask in refined:
             rows, columns = _neighbourhood(mask, 2 * reach, small.shape)
             near = (rows, columns)
-            fine = tuple(slice(_STEP * side.start, _STEP * side.stop) for side in near)
+            fine = tuple(slice(STEP * side.start, STEP * side.stop) for side in near)
             share = cv2.resize(
                 mask[fine].astype(np.float32),
                 (columns.stop - columns.start, rows.stop - rows.start),
@@ -78,7 +78,7 @@ def _filter(
             sums = _box(_with_colour(share, small[near]), reach)
             fits = _box(_fit(sums, count[near], mean[near], inverse[near]), reach)
             fits /= count[near][:, :, None]
-            fits = cv2.resize(fits, None, fx=_STEP, fy=_STEP, interpolation=cv2.INTER_LINEAR)
+            fits = cv2.resize(fits, None, fx=STEP, fy=STEP, interpolation=cv2.INTER_LINEAR)
             _draw(fits, guide[fine], mask[fine])
         # a pixel beyond the picture is the last one of it
         refined[:, height:] = refined[:, height - 1 : height]
@@ -115,7 +115,7 @@ def _neighbourhood(mask: np.ndarray, margin: int, shape: tuple[int, ...]) -> tup
     """Rows and columns (of every other pixel) of a mask's box and ``margin`` around it."""
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     rows, columns = (
-        slice(max(0, start // _STEP - margin), min(side, -(-stop // _STEP) + margin))
+        slice(max(0, start // STEP - margin), min(side, -(-stop // STEP) + margin))
         for start, stop, side in ((y, y + height, shape[0]), (x, x + width, shape[1]))
     )
     return rows, columns

@@ -40,10 +40,9 @@ class PermutohedralLattice:
 
     def __init__(self, features: np.ndarray) -> None:
         d, count = features.shape
-        # of the embedding's basis: the blur then has unit variance
-        scale = np.sqrt(2 / 3) * (d + 1) / np.sqrt([(i + 1) * (i + 2) for i in range(d)])
+        scale = basis_scale(d)
         reach = np.array([max(row.max(), -row.min()) for row in features])
-        places = _lay_out(reach * scale)
+        places = lay_out(reach * scale)
         points, weights, keys = _embed(
             np.ascontiguousarray(features, np.float32), tuple(scale.astype(np.float32)), places
         )
@@ -68,7 +67,13 @@ class PermutohedralLattice:
         return self.gain * _filter(signal, self.points, self.weights, self.neighbours)
 
 
-def _lay_out(reach: np.ndarray) -> np.ndarray:
+def basis_scale(dimensions: int) -> np.ndarray:
+    """Return the factors (d,) float64 of the embedding's basis: the blur has unit variance then."""
+    d = dimensions
+    return np.sqrt(2 / 3) * (d + 1) / np.sqrt([(i + 1) * (i + 2) for i in range(d)])
+
+
+def lay_out(reach: np.ndarray) -> np.ndarray:
     """Lay out the coordinates of a point in one integer of 63 bits, each with what it needs.
 
     Args:

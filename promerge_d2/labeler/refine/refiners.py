@@ -5,11 +5,14 @@ Shape letters: M masks, h and w rows and columns of the working image.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 
+from promerge_d2.features.extractor import check_device
+from promerge_d2.labeler.refine import device as on_device
 from promerge_d2.labeler.refine.crf import dense_crf, import_densecrf, mean_field
 from promerge_d2.labeler.refine.guided_filter import guided_border
 from promerge_d2.labeler.refine.holes_and_fragments import fill_holes
@@ -25,22 +28,54 @@ REFINERS: dict[str, Refiner | None] = {
 }
 """By the name of ``GridConfig.refine``; docs/algorithm.md says what each is."""
 
+NUMBA = "numba"  # the code of REFINERS, in place of a device of torch
 
-def check_refiner(name: str) -> None:
+DEVICE_REFINERS: dict[str, Callable[..., np.ndarray] | None] = {
+    "mean_field": on_device.mean_field,
+    "guided": on_device.guided_border,
+    "none": None,
+}
+"""Those that have a twin in torch; it takes the device as well."""
+
+
+def check_refiner(name: str, device: str = NUMBA) -> None:
     """Check that a refiner can run here.
 
     Args:
         name: of ``REFINERS``.
+        device: see ``find_refiner``.
 
     Raises:
-        UserError: it needs a package that is not installed.
+        UserError: it needs a package that is not installed, or a device that is not there.
     """
     if name == "dense_crf":
         import_densecrf()
+    if device != NUMBA:
+        check_device(device)
+
+
+def find_refiner(name: str, device: str = NUMBA) -> Refiner | None:
+    """Find a refiner.
+
+    Args:
+        name: of ``REFINERS``.
+        device: of torch, for the twin of ``DEVICE_REFINERS``; or ``numba``.
+
+    Returns:
+        The refiner, None for ``none``.
+    """
+    if device == NUMBA:
+        return REFINERS[name]
+    twin = DEVICE_REFINERS[name]
+    return None if twin is None else functools.partial(twin, device=device)
 
 
 def refine_masks(
-    image: np.ndarray, masks: np.ndarray, refiner: str | Refiner, min_iou: float
+    image: np.ndarray,
+    masks: np.ndarray,
+    refiner: str | Refiner,
+    min_iou: float,
+    device: str = NUMBA,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Refine masks along the image's edges, fill their holes, and see which are confirmed.
 
@@ -53,11 +88,12 @@ def refine_masks(
         masks: (M, h, w) bool, none empty.
         refiner: a name of ``REFINERS``, or a refiner.
         min_iou: in [0, 1].
+        device: of a refiner that is named, see ``find_refiner``.
 
     Returns:
         Refined masks (M, h, w) bool, and which of them are confirmed, (M,) bool.
     """
-    refine = REFINERS[refiner] if isinstance(refiner, str) else refiner
+    refine = find_refiner(refiner, device) if isinstance(refiner, str) else refiner
     if refine is None or not len(masks):
         return masks, np.ones(len(masks), bool)
     refined = refine(image, masks)

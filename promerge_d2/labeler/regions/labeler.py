@@ -194,8 +194,9 @@ class RegionsLabeler(Labeler[RegionsConfig]):
             Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
         """
         before = upsample_smoothly(masks, *image.shape[:2])
-        name, min_iou = config.refine, config.refine_min_iou
-        refined, confirmed = refine_masks(image, before, refiner or name, min_iou)
+        refined, confirmed = refine_masks(
+            image, before, refiner or config.refine, config.refine_min_iou, config.refine_device
+        )
         for index in np.flatnonzero(~confirmed):
             fill_holes(before[index, None], out=refined[index, None])
         if config.min_fragment > 0:

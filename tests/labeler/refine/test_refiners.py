@@ -3,8 +3,9 @@ import sys
 import numpy as np
 import pytest
 
+from promerge_d2.labeler import ProMergeConfig
 from promerge_d2.labeler.config import GridConfig
-from promerge_d2.labeler.refine import REFINERS, check_refiner, refine_masks
+from promerge_d2.labeler.refine import REFINERS, check_refiner, refine_masks, refiners
 from promerge_d2.labeler.refine.crf import dense_crf
 from promerge_d2.utils.errors import UserError
 from tests.labeler.helpers import grid
@@ -101,3 +102,23 @@ def test_without_pydensecrf_the_user_is_told(monkeypatch, call):
         call()
     assert "pip install pydensecrf2" in str(caught.value)
     assert "--refine none" in str(caught.value)
+
+
+def test_a_twin_is_asked_where_a_device_is_named(monkeypatch):
+    asked = []
+
+    def look(image, masks, device):
+        asked.append(device)
+        return masks.copy()
+
+    monkeypatch.setitem(refiners.DEVICE_REFINERS, "guided", look)
+    refine_masks(BLANK, np.ones((1, 6, 6), bool), "guided", 0.5, "meta")
+    refine_masks(BLANK, np.ones((1, 6, 6), bool), "none", 0.5, "meta")
+    assert asked == ["meta"]
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="'nowhere'"):
+        check_refiner("guided", "nowhere")
+    with pytest.raises(UserError, match=r"refine_device.*dense_crf"):
+        ProMergeConfig(refine="dense_crf", refine_device="cpu")
