@@ -37,8 +37,9 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     Args:
         main: takes nothing, returns one of the ``EXIT_*`` codes (None means ``EXIT_OK``).
     """
-    # timm's, nothing to act on
+    # timm's and detectron2's, nothing to act on
     warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
