@@ -93,7 +93,10 @@ def coverage_by_stage(
         kind = f"candidates: tree of {count} components, power {power:g}"
         found[kind] = len(masks), _best(shares, masks)
     stages = RegionsLabeler.find_masks(image, config)
-    found["candidates, all"] = len(candidates.masks), _best(shares, candidates.masks)
+    regions = candidates.masks if stages.regions is None else stages.regions
+    left = regions[len(candidates.masks) :]
+    found["candidates: remainders of the best"] = len(left), _best(shares, left)
+    found["candidates, all"] = len(regions), _best(shares, regions)
     kept = candidates.masks[:0] if stages.merged is None else stages.merged
     found["after scores and suppression"] = len(kept), _best(shares, kept)
     records = RegionsLabeler.make_records(image, stages, config).records

@@ -32,6 +32,7 @@ FEWEST, MOST = 3, 6  # masks of an image whose refinement is measured
 OTHER_TAU_B = (0.3, 0.4, 0.5, 0.6, 0.7)  # for more masks where an image has too few
 ADDED_AREA = (0.005, 0.5)  # of the grid; smaller ones a refiner wipes out
 TOO_ALIKE = 0.8  # IoU with a mask that is there already
+REGIONS = ("best", "fast")  # methods with a grid of their own
 SAME = 0.95  # IoU from which two refined masks count as the same
 
 
@@ -169,7 +170,7 @@ def measure_whole(bench: Benchmark, before: dict[str, Samples]) -> None:
     figures["features.max_difference"] = max(
         feature_difference(bench, ours, place) for place, ours in enumerate(whole)
     )
-    timed = {"ours": before, "best": bench.extract("best", whole)}
+    timed = {"ours": before} | {name: bench.extract(name, whole) for name in REGIONS}
     stages: dict[str, dict[str, Samples]] = {}
     merged = {}
     for name, method in METHODS.items():
@@ -201,7 +202,7 @@ def measure_whole(bench: Benchmark, before: dict[str, Samples]) -> None:
 
 
 def source_of(name: str, images: list[int]) -> tuple[str, list[int]]:
-    """Say which features a method starts from, so that all but ``best`` see the same bits.
+    """Say which features a method starts from, so that all but ``REGIONS`` see the same bits.
 
     Args:
         name: of the method.
@@ -210,7 +211,9 @@ def source_of(name: str, images: list[int]) -> tuple[str, list[int]]:
     Returns:
         The label of ``Benchmark.extract``, and the images' places in its folder.
     """
-    if name == "best":  # the grid has the image's shape; only the images of the whole way are there
+    if (
+        name in REGIONS
+    ):  # the grid has the image's shape; only the images of the whole way are there
         return name, list(range(len(images)))
     return "ours", images
 

@@ -14,6 +14,7 @@ from promerge_d2.features import Backbone, FeatureExtractor
 from promerge_d2.features.extractor import build_vit, check_device
 from promerge_d2.labeler import GridConfig, Labeler, ProMergeConfig, ProMergeLabeler, RegionsLabeler
 from promerge_d2.labeler.maskcut.labeler import MaskCutLabeler
+from promerge_d2.labeler.regions.config import RegionsConfig
 from promerge_d2.utils.errors import UserError
 
 
@@ -40,6 +41,13 @@ METHODS: dict[str, Method] = {
     "released": Method("ProMerge, released-style", "release", ReleasedLabeler, ReleasedExtractor),
     "ours": Method("`promerge`", "release", ProMergeLabeler, FeatureExtractor),
     "best": Method("`regions` (preset `best`)", "best", RegionsLabeler, FeatureExtractor),
+    "fast": Method(
+        "`regions` (preset `fast`)",
+        "fast",
+        RegionsLabeler,
+        FeatureExtractor,
+        {"grid": RegionsConfig.presets["fast"]["grid"]},  # whatever grid the others have
+    ),
     "maskcut": Method("`maskcut`", "maskcut", MaskCutLabeler, FeatureExtractor),
     "maskcut_reference": Method(
         "MaskCut, released-style", "maskcut", ReleasedMaskCut, ReleasedExtractor
@@ -90,7 +98,7 @@ class Workload:
         config_class = method.labeler.config_class
         known = {item.name for item in dataclasses.fields(config_class)}
         own = {name: value for name, value in self.settings.items() if name in known}
-        return config_class.from_preset(method.preset, **own, **method.settings)
+        return config_class.from_preset(method.preset, **{**own, **method.settings})
 
     @property
     def ours(self) -> ProMergeConfig:

@@ -44,7 +44,13 @@ def parse(*arguments):
 
 @pytest.mark.parametrize(
     ("preset", "name"),
-    [("release", "promerge"), ("paper", "promerge"), ("best", "regions"), ("maskcut", "maskcut")],
+    [
+        ("release", "promerge"),
+        ("paper", "promerge"),
+        ("best", "regions"),
+        ("fast", "regions"),
+        ("maskcut", "maskcut"),
+    ],
 )
 def test_the_preset_alone_picks_the_labeler(monkeypatch, tmp_path, preset, name):
     weights = use_tiny(monkeypatch, tmp_path)

@@ -5,6 +5,9 @@ decide what merges: they tell the kinds of stuff apart. Weakened by a power of t
 (a step towards whitening) they let finer differences speak: what merges then are parts and smaller
 objects. Trees of different powers find different objects; each costs a few hundredths of a second.
 
+A tree has the rider with the horse, and the rider, but not the horse alone. ``remainders`` are
+what is left of the best regions when a part is taken away.
+
 Shape letters: C channels, D components, H and W rows and columns of the patch grid, N = H * W
 patches, M masks.
 """
@@ -19,6 +22,9 @@ from promerge_d2.labeler.regions.merge_tree import merge_tree, tree_masks
 
 SPECTRA = ((64, 0.0), (64, -0.25), (32, -0.5))
 """Of each tree: how many components, and the power of their variance that weighs them."""
+
+INSIDE = 0.95  # of a part lies within its whole
+PART = (0.1, 0.8)  # of the whole's area a part has more, and less, than
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,30 @@ def find_candidates(unit: np.ndarray, min_patches: int, max_share: float) -> Can
     _, height, width = unit.shape
     masks = [tree_masks(tree, height, width, min_patches, max_share) for tree in trees]
     return Candidates(maps, trees, without_duplicates(masks))
+
+
+def remainders(masks: np.ndarray, min_patches: int) -> np.ndarray:
+    """Take parts away from their wholes.
+
+    Example: of ``[[[1, 1, 1]], [[1, 0, 0]]]`` it is ``[[[0, 1, 1]]]``.
+
+    Args:
+        masks: (M, H, W) bool, none empty.
+        min_patches: smaller remainders are left out.
+
+    Returns:
+        (K, H, W) bool, no two alike and none like one of ``masks``: each mask less each one
+        that lies within it (all but a twentieth) and has a tenth to four fifths of its area.
+    """
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
+    areas = np.count_nonzero(flat, axis=1)
+    columns = flat.T.astype(np.float32)
+    shares = areas / areas[:, None]
+    is_part = (columns.T @ columns > INSIDE * areas) & (shares > PART[0]) & (shares < PART[1])
+    whole, part = np.nonzero(is_part)
+    left = flat[whole] & ~flat[part]
+    left = left[np.count_nonzero(left, axis=1) >= min_patches].reshape(-1, *masks.shape[1:])
+    return without_duplicates([masks, left])[len(masks) :]
 
 
 def principal_maps(unit: np.ndarray, spectra: tuple[tuple[int, float], ...]) -> list[np.ndarray]:

@@ -12,6 +12,9 @@ from promerge_d2.labeler.config import Check, GridConfig
 class RegionsConfig(GridConfig):
     """Settings of ``regions``; all our own. The defaults are those of preset ``best``.
 
+    Preset ``fast`` has a smaller grid, for machines without a GPU: docs/best.md has the curve of
+    quality against seconds.
+
     Attributes:
         min_patches: regions of the trees with fewer patches are left out.
         max_share: regions of the trees of more than this share of the grid are left out.
@@ -26,7 +29,10 @@ class RegionsConfig(GridConfig):
             well, for small objects; with 2 it sees five pictures an image.
     """
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"best": {}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "best": {},
+        "fast": {"grid": (34, 34)},
+    }
 
     keep_aspect: bool = True
     refine: str = "guided"

@@ -17,7 +17,11 @@ from promerge_d2.labeler.base import GridMasks, ImageFeatures, Labeler
 from promerge_d2.labeler.refine import Refiner, refine_masks
 from promerge_d2.labeler.refine.holes_and_fragments import drop_fragments, fill_holes
 from promerge_d2.labeler.refine.resize import upsample_smoothly
-from promerge_d2.labeler.regions.candidates import Candidates, find_candidates
+from promerge_d2.labeler.regions.candidates import (
+    Candidates,
+    find_candidates,
+    remainders,
+)
 from promerge_d2.labeler.regions.config import RegionsConfig
 from promerge_d2.labeler.regions.scoring import (
     CUES,
@@ -37,6 +41,7 @@ from promerge_d2.labeler.suppression import suppress, suppress_softly
 
 SURPLUS = 1.25  # masks of the grid for each that is asked for: some grow into others
 DECAY = 4.0  # of a score, by the square of the IoU with a better mask
+TAKEN_APART = 60  # of the best candidates
 SCORED_PER_MASK = 10  # candidates that are scored in full, for each mask that is asked for
 
 
@@ -45,7 +50,8 @@ class RegionStages(GridMasks):
     """What each stage made on the patch grid.
 
     Attributes:
-        regions: (M, H, W) bool, the candidates of the whole photograph.
+        regions: (M, H, W) bool, the candidates of the whole photograph: those of the trees, then
+            their remainders.
         resemblance: (H, W) float64, see ``Frame``.
         merged: (K, H, W) bool, the best regions by descending score; with tiles on their canvas.
         cues: (K, Q) float64 of ``merged``, in the order of ``scoring.CUES``.
@@ -74,13 +80,14 @@ def scored_regions(
     rows, columns = whole.shape[1:]
     candidates, norms = _candidates(whole, config)
     frame = Frame.of(candidates.maps[0], norms, image, config.background_quantile)
-    stages = RegionStages(regions=candidates.masks, resemblance=frame.resemblance)
-    masks, products, cues = _best(candidates, frame, config)
+    masks, products, cues, more = _best(candidates, frame, config)
+    regions = np.concatenate([candidates.masks, more])
+    stages = RegionStages(regions=regions, resemblance=frame.resemblance)
     if tiles:
         canvas = (config.tiles * rows, config.tiles * columns)
         found = [(upsample_smoothly(masks, *canvas), products, cues)]
         for tile, window in zip(tiles, tile_windows(rows, columns, config.tiles), strict=True):
-            tile_masks, tile_products, tile_cues = _best_of_tile(
+            tile_masks, tile_products, tile_cues, _ = _best_of_tile(
                 tile, frame, window, canvas, config
             )
             height, width = (part.stop - part.start for part in window)
@@ -107,12 +114,25 @@ def _candidates(features: torch.Tensor, config: RegionsConfig) -> tuple[Candidat
 
 def _best(
     candidates: Candidates, frame: Frame, config: RegionsConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the candidates that suppression keeps: masks, products of their cues, cues."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the masks that suppression keeps, products of their cues, cues; and ``remainders``.
+
+    What is left of the best candidates without their parts competes with all.
+    """
     scored, cues = score_candidates(candidates, frame, SCORED_PER_MASK * config.max_masks)
-    masks, products = candidates.masks[scored], cues["product"]
-    kept, _ = _suppress(masks, products, config)
-    return masks[kept], products[kept], np.stack([cues[name][kept] for name in CUES], axis=1)
+    masks = candidates.masks[scored]
+    best, _ = suppress_softly(masks, cues["product"], config.max_iou, TAKEN_APART, DECAY)
+    more = remainders(masks[best], config.min_patches)
+    if len(more):
+        _, their_cues = score_candidates(
+            dataclasses.replace(candidates, masks=more), frame, len(more)
+        )
+        masks = np.concatenate([masks, more])
+        cues = {name: np.concatenate([cue, their_cues[name]]) for name, cue in cues.items()}
+    kept, _ = _suppress(masks, cues["product"], config)
+    found = (masks, cues["product"], np.stack([cues[name] for name in CUES], axis=1))
+    masks, products, table = (column[kept] for column in found)
+    return masks, products, table, more
 
 
 def _suppress(
@@ -134,7 +154,7 @@ def _best_of_tile(
     window: Window,
     canvas: tuple[int, int],
     config: RegionsConfig,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return ``_best`` of a tile, without the regions that its cut goes through."""
     shape = features.shape[1:]
     candidates, _ = _candidates(features, config)
@@ -152,7 +172,7 @@ class RegionsLabeler(Labeler[RegionsConfig]):
         for record in labeler("street.jpg"):
             print(record["bbox"], record["score"])
 
-    Its only preset is ``"best"``. Records come by descending score.
+    Its presets are ``"best"`` and ``"fast"``. Records come by descending score.
     """
 
     name = "regions"

@@ -10,7 +10,7 @@ from benchmarks.measure import Samples
 from benchmarks.speed import labelers, tasks
 from benchmarks.speed.harness import Plan, after, running, total
 from benchmarks.speed.labeler_tables import plot
-from benchmarks.speed.labelers import masks_to_refine, measure_speed
+from benchmarks.speed.labelers import REGIONS, masks_to_refine, measure_speed
 from benchmarks.speed.methods import METHODS
 from benchmarks.speed.tasks import AFTER, BEFORE, Finished
 from promerge_d2.labeler import ProMergeConfig
@@ -41,7 +41,7 @@ def test_every_figure(workload, images, short_sweeps, tmp_path):
     assert figures["refine.masks_added"] == 0
     for name in METHODS:
         assert figures[f"{name}.images"] == 2
-        if name != "best":  # which proposes regions of all scales
+        if name not in REGIONS:  # which propose regions of all scales
             assert figures[f"{name}.refined_per_image"] == 3
         stages = [figures[f"{name}.{stage}_s"] for stage in (*BEFORE, *AFTER)]
         # each figure is a mean of medians: over two repeats these add up

@@ -5,6 +5,7 @@ from promerge_d2.labeler.regions.candidates import (
     SPECTRA,
     find_candidates,
     principal_maps,
+    remainders,
     without_duplicates,
 )
 from promerge_d2.labeler.regions.merge_tree import merge_tree, tree_masks
@@ -85,3 +86,44 @@ def test_duplicates_leave_and_the_first_stays_in_its_place():
         without_duplicates([np.stack([b, a, b]), np.stack([a, a])]), np.stack([b, a])
     )
     assert without_duplicates([np.zeros((0, 3, 3), bool)]).shape == (0, 3, 3)
+
+
+def left_one_by_one(masks, min_patches):
+    """The definition, in loops."""
+    sets = [frozenset(zip(*np.nonzero(mask), strict=True)) for mask in masks]
+    wanted = []
+    for a in sets:
+        for b in sets:
+            if 20 * len(a & b) > 19 * len(b) and len(a) < 10 * len(b) and 5 * len(b) < 4 * len(a):
+                left = a - b
+                if len(left) >= min_patches and left not in sets and left not in wanted:
+                    wanted.append(left)
+    return wanted
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_remainders_equal_the_loops(seed):
+    rng = np.random.default_rng(seed)
+    masks = []
+    for _ in range(20):
+        (top, bottom), (left, right) = (np.sort(rng.integers(0, side, 2)) for side in (9, 12))
+        masks.append(np.zeros((9, 12), bool))
+        masks[-1][top : bottom + 1, left : right + 1] = True
+    masks = without_duplicates([np.array(masks)])
+    wanted = left_one_by_one(masks, 3)
+    found = remainders(masks, 3)
+    assert [frozenset(zip(*np.nonzero(mask), strict=True)) for mask in found] == wanted
+    assert wanted
+
+
+def test_remainders_by_hand():
+    row = np.arange(10)[None]
+    left, right, both, one = row < 4, (row >= 4) & (row < 7), row < 7, row == 6
+    assert len(remainders(np.array([left, right, both]), 1)) == 0  # each is there
+    assert (remainders(np.array([left, both]), 1) == right).all()
+    assert len(remainders(np.array([left, both]), 4)) == 0
+    assert (remainders(np.array([one, both]), 1) == (row < 6)).all()  # a seventh
+    assert len(remainders(np.array([row == 0, row >= 0]), 1)) == 0  # a tenth: too small a part
+    assert len(remainders(np.array([row < 8, row >= 0]), 1)) == 0  # four fifths: too large a one
+    assert len(remainders(np.array([row >= 6, both]), 1)) == 0  # partly outside
+    assert len(remainders(both[None], 1)) == 0

@@ -1,11 +1,16 @@
+import dataclasses
+
 import pytest
 
 from promerge_d2.labeler import RegionsConfig
 from promerge_d2.utils.errors import UserError
 
 
-def test_the_only_preset_is_the_defaults():
+def test_presets():
     assert RegionsConfig.from_preset("best") == RegionsConfig()
+    fast = RegionsConfig.from_preset("fast")
+    assert fast.grid < RegionsConfig().grid
+    assert dataclasses.replace(fast, grid=RegionsConfig().grid) == RegionsConfig()
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_what_the_whole_and_a_tile_find_is_one_mask():
     square = np.zeros((20, 20), bool)
     square[2:10, 2:10] = True
     overlap = [(mask & square).sum() / (mask | square).sum() for mask in stages.merged]
-    assert sum(iou > 0.7 for iou in overlap) == 1
+    assert sum(iou > RegionsConfig().max_iou for iou in overlap) == 1
     assert (np.diff(stages.scores) <= 0).all()
     few = RegionsLabeler.grid_masks(
         seen_by_tiles(whole, scene()), RegionsConfig(tiles=2, grid=10, max_masks=2)
