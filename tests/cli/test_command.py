@@ -45,6 +45,16 @@ run()
     assert done.stdout.endswith("loaded: set()\n")
 
 
+def test_what_only_reads_and_writes_files_waits_for_no_network():
+    done = python("""
+from promerge_d2.cli import export, import_labels, validate
+print({"torch", "timm", "detectron2"} & set(sys.modules))
+import promerge_d2.pseudo_labels as room
+print(all(getattr(room, name).__name__ == name for name in room.__all__))
+""")
+    assert done.stdout == "set()\nTrue\n", done.stderr
+
+
 def test_as_a_module_and_without_a_subcommand():
     call = [sys.executable, "-m", "promerge_d2"]
     told = subprocess.run([*call, "--version"], capture_output=True, text=True, cwd=ROOT)
