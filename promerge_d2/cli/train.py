@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
@@ -18,10 +20,15 @@ from promerge_d2.engine.lazy import LazyTrainer, read_lazy, settings_of, setup_l
 from promerge_d2.engine.setup import building, check_device, read_config, reading_checkpoint
 from promerge_d2.utils.errors import EXIT_OK
 
+WEIGHTS = "model_final.pth"  # detectron2's name
+
 EPILOG = """
 examples:
-  label, then train on your own images (one GPU):
+  label, then train on your own images, without a GPU:
     promerge label photos
+    promerge train --config promerge_cascade_vit_small.yaml \\
+        DATASETS.PROMERGE "[['mine', 'photos.promerge/labels.json', 'photos']]"
+  on one GPU:
     promerge train --config promerge_cascade.yaml \\
         SOLVER.REFERENCE_WORLD_SIZE 8 DATASETS.TRAIN "('mine',)" \\
         DATASETS.PROMERGE "[['mine', 'photos.promerge/labels.json', 'photos']]"
@@ -79,6 +86,15 @@ def settings(args: argparse.Namespace) -> CfgNode:
     return read_config(args.config_file, args.opts)
 
 
+def print_next(output: Path) -> None:
+    """Print the command that draws what a new detector finds."""
+    config, weights = (shlex.quote(str(output / name)) for name in ("config.yaml", WEIGHTS))
+    print(
+        f"look at detections: promerge demo --config {config} --input photos --output detections "
+        f"MODEL.WEIGHTS {weights}"
+    )
+
+
 def run(args: argparse.Namespace) -> dict:
     """Do one process's work: evaluate, or train (and evaluate as the config says).
 
@@ -94,7 +110,10 @@ def run(args: argparse.Namespace) -> dict:
     if not args.eval_only:
         running = trainer(config)
         running.resume_or_load(resume=args.resume)
-        return running.train()
+        results = running.train()
+        if comm.is_main_process() and not is_lazy(args):
+            print_next(Path(cfg.OUTPUT_DIR))
+        return results
     with building("the model"):
         model = trainer.build_model(config)
     with reading_checkpoint(cfg.MODEL.WEIGHTS):

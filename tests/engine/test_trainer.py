@@ -50,6 +50,9 @@ def test_training_going_on_and_evaluation(train_net, config, tmp_path, evaluatio
     assert code == 0, out
     assert starts == [0]
     assert iteration_of(output / "model_final.pth") == 2  # of 0, 1, 2
+    (line,) = (line for line in out.splitlines() if line.startswith("look at detections:"))
+    assert f"--config {output}/config.yaml " in line
+    assert line.endswith(f" MODEL.WEIGHTS {output}/model_final.pth")
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
     scalars = {key: value for line in logged() for key, value in line.items()}
     losses = {key: value for key, value in scalars.items() if "loss" in key.split("/")[-1]}
