@@ -14,6 +14,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +23,12 @@ from benchmarks.measure import Figures
 from benchmarks.report import list_table
 from benchmarks.speed.compare import agreement, identical
 from benchmarks.speed.harness import Benchmark
-from benchmarks.speed.methods import METHODS, Workload
+from benchmarks.speed.methods import METHODS, PRESETS, Workload
 from benchmarks.speed.store import stored_rate
 from promerge_d2.features import PRECISIONS, FeatureExtractor
 from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler
 from promerge_d2.labeler.promerge.labeler import Stages
+from promerge_d2.labeler.refine import NUMBA
 from promerge_d2.pseudo_labels.local_engine import choose_workers
 
 BATCHES = (1, 8, 32)
@@ -59,9 +61,11 @@ def disc_masks(rows: int, columns: int) -> np.ndarray:
 def measure_device(bench: Benchmark) -> None:
     """Measure the device of the workload.
 
-    Figures: ``device.PRECISION.batch_N.features_images_per_s`` and ``.memory_mb``; with the
-    fastest of these the pipeline's ``device.images_per_s``; and, with real weights, how far the
-    masks agree with those of the CPU.
+    Figures: ``device.PRECISION.batch_N.features_images_per_s`` and ``.memory_mb``; of a GPU, the
+    fastest of these compiled; with the fastest, for each preset, the whole way from file to label
+    file (``device.PRESET.images_per_s``), refined on the CPU and on the device
+    (``device.PRESET.refined_there.images_per_s``); and, with real weights, how far masks agree with
+    those of the CPU.
     """
     plan, figures = bench.plan, bench.figures
     rates = {}
@@ -75,26 +79,48 @@ def measure_device(bench: Benchmark) -> None:
     precision, batch_size = max(rates, key=lambda kind: rates[kind])
     figures["device.features_images_per_s"] = rates[precision, batch_size]
     workload = dataclasses.replace(plan.workload, precision=precision)
-    count, workers = plan.stream, choose_workers(plan.stream)
-    kind = ReplayLabeler if workload.random_weights else ProMergeLabeler
-    if workload.random_weights:  # no photograph confirms the discs
-        workload = workload.with_settings({"refine_min_iou": 0})
-    args = (workload, plan.images, bench.folder / "device", workers, count, batch_size, kind)
-    rate, masks = bench.call("device", f"{count} images, {workers} workers", stored_rate, *args)
-    figures["device.images_per_s"] = rate
-    figures["device.masks_per_image"] = masks
-    figures["device.workers"] = workers
-    figures["device.imagenet_hours"] = IMAGENET / rate / 3600
-    bench.notes.append(
-        f"The device's pipeline ran with {precision}, {batch_size} images at once, {workers} "
-        f"workers, {count} images"
-        + (", going on with three discs an image." if workload.random_weights else ".")
-    )
+    if workload.device != "cpu":
+        compiled = dataclasses.replace(workload, compiled=True)
+        args = (compiled, batch_size, plan.seconds)
+        rate, _ = bench.call("device", f"features, {precision}, compiled", features_rate, *args)
+        figures["device.compiled.features_images_per_s"] = rate
+    for preset in PRESETS:
+        _measure_preset(bench, preset, workload, batch_size)
     if not workload.random_weights:
+        for preset, method in PRESETS.items():
+            twice = (plan.workload, method, plan.images)
+            refined = bench.call("device", f"{preset}, refined twice", refined_twice, *twice)
+            figures[f"device.{preset}.refined_iou_to_cpu"] = agreement(*refined)
         found = bench.call("device", "masks", masks_by_device, plan.workload, plan.images)
         for name in PRECISIONS:
             figures[f"device.{name}.mask_iou_to_cpu"] = agreement(found["cpu"], found[name])
             figures[f"device.{name}.images_identical_to_cpu"] = identical(found["cpu"], found[name])
+
+
+def _measure_preset(bench: Benchmark, preset: str, workload: Workload, batch_size: int) -> None:
+    """Measure a preset's whole way."""
+    plan, figures = bench.plan, bench.figures
+    count, workers = plan.stream, choose_workers(plan.stream)
+    replayed = workload.random_weights and preset == "release"
+    for name, device in (preset, NUMBA), (f"{preset}.refined_there", workload.device):
+        settings: dict[str, Any] = {"refine_device": device}
+        if workload.random_weights:  # no photograph confirms the discs
+            settings["refine_min_iou"] = 0
+        args = (workload.with_settings(settings), plan.images, bench.folder / name)
+        how = (workers, count, batch_size, PRESETS[preset], ReplayLabeler if replayed else None)
+        what = f"{preset}, refined by {device}, {count} images, {workers} workers"
+        rate, masks = bench.call("device", what, stored_rate, *args, *how)
+        figures[f"device.{name}.images_per_s"] = rate
+        figures[f"device.{name}.masks_per_image"] = masks
+        figures[f"device.{name}.imagenet_hours"] = IMAGENET / rate / 3600
+        waits = 1 - rate / figures["device.features_images_per_s"]
+        figures[f"device.{name}.network_waits"] = max(0.0, waits)
+    figures["device.workers"] = workers
+    bench.notes.append(
+        f"`{preset}` on the device ran with {workload.precision}, {batch_size} images at once, "
+        f"{workers} workers, {count} images"
+        + (", going on with three discs an image." if replayed else ".")
+    )
 
 
 def device_parts(figures: Figures) -> list[str]:
@@ -135,6 +161,26 @@ def features_rate(workload: Workload, batch_size: int, seconds: float) -> tuple[
     rate = (batches + 1) * batch_size / (time.perf_counter() - started)
     memory = torch.cuda.max_memory_allocated(extractor.device) / 2**20 if on_gpu else 0.0
     return rate, memory
+
+
+def refined_twice(
+    workload: Workload, method: str, files: Sequence[Path]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Refine the same masks by compiled code on the CPU and by torch on the device.
+
+    Returns:
+        For each image with masks its refined masks (M, h, w) bool, of either.
+    """
+    labeler = workload.labeler(METHODS[method])
+    refined: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    for file in files:
+        (image,) = labeler.forward([labeler.processor.preprocess(file)])
+        grid = labeler.find_masks(image, labeler.config)
+        if grid.merged is not None and not grid.reason:
+            for device, found in zip((NUMBA, workload.device), refined, strict=True):
+                config = dataclasses.replace(labeler.config, refine_device=device)
+                found.append(labeler.refine(image.working_image, grid.merged, config)[0])
+    return refined
 
 
 def masks_by_device(workload: Workload, files: Sequence[Path]) -> dict[str, list[np.ndarray]]:

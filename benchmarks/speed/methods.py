@@ -55,6 +55,9 @@ METHODS: dict[str, Method] = {
 }
 """By the names that figures carry."""
 
+PRESETS = {"release": "ours", "best": "best"}
+"""Those whose way from file to label file is measured, to their names in ``METHODS``."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -66,6 +69,7 @@ class Workload:
         random_weights: the network's speed without its weights; they are seeded.
         device: where features are computed.
         precision: of the network's products, see ``FeatureExtractor``.
+        compiled: likewise.
         settings: of the labelers; a labeler takes those that it knows.
 
     Raises:
@@ -77,6 +81,7 @@ class Workload:
     random_weights: bool = False
     device: str = "cpu"
     precision: str = "fp32"
+    compiled: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,9 +121,14 @@ class Workload:
         check_device(self.device)
         if not self.random_weights:
             return kind.from_name(
-                self.backbone.name, self.weights, device=self.device, precision=self.precision
+                self.backbone.name,
+                self.weights,
+                device=self.device,
+                precision=self.precision,
+                compiled=self.compiled,
             )
         with torch.random.fork_rng():
             torch.manual_seed(0)
             vit = build_vit(self.backbone)
-        return kind(self.backbone, vit, precision=self.precision).to(self.device)
+        extractor = kind(self.backbone, vit, precision=self.precision, compiled=self.compiled)
+        return extractor.to(self.device)

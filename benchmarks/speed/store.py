@@ -25,7 +25,7 @@ from benchmarks.report import Results, list_table
 from benchmarks.speed.harness import Plan, plan_from, running
 from benchmarks.speed.methods import METHODS, Workload
 from promerge_d2.features import FeatureExtractor
-from promerge_d2.labeler import LabelResult, MaskGenerator, ProMergeLabeler
+from promerge_d2.labeler import Labeler, LabelResult, MaskGenerator
 from promerge_d2.pseudo_labels import LocalEngine, label_images, list_images, parts_of
 from promerge_d2.pseudo_labels.inputs import ImageFile, ImageList
 from promerge_d2.pseudo_labels.local_engine import Engine, Job
@@ -111,7 +111,8 @@ def stored_rate(
     workers: int,
     count: int | None = None,
     batch_size: int = 1,
-    kind: type[ProMergeLabeler] = ProMergeLabeler,
+    method: str = "ours",
+    kind: type[Labeler] | None = None,
 ) -> tuple[float, float]:
     """Measure images a second from file to label file.
 
@@ -125,7 +126,8 @@ def stored_rate(
         workers: processes beside this one.
         count: images in all; None takes ``A_WORKER`` a process that count, and two that do not.
         batch_size: images through the network at once.
-        kind: of the labeler.
+        method: of ``METHODS``.
+        kind: of the labeler; None takes the method's.
 
     Returns:
         Images a second, and masks an image.
@@ -133,7 +135,8 @@ def stored_rate(
     count = count or (A_WORKER + 2) * max(1, workers)
     links = repeat_files(files, folder, count)
     engine = _Timed(LocalEngine(workers, batch_size))
-    labeler = kind(workload.extractor(FeatureExtractor), workload.ours)
+    config = workload.config(METHODS[method])
+    labeler = (kind or METHODS[method].labeler)(workload.extractor(FeatureExtractor), config)
     store_anew(list_files(links, folder), folder, labeler, engine)
     first = max(1, 2 * workers, count // 5)
     rate = (count - first) / (engine.times[-1] - engine.times[first - 1])

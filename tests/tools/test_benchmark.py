@@ -39,7 +39,7 @@ def test_writes_figures_tables_and_picture(monkeypatch, tmp_path, photos, capsys
     assert list(figures) == sorted(figures)
     assert figures["images"] == 2
     assert figures["grid"] == 12
-    assert figures["device.images_per_s"] > 0
+    assert figures["device.release.images_per_s"] > 0
     assert "12x12 patches, 2 images" in (tmp_path / "page.md").read_text()
     assert (tmp_path / "plot.svg").stat().st_size > 0
     assert "three discs" in capsys.readouterr().out
