@@ -40,6 +40,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     # timm's and detectron2's, nothing to act on
     warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
     warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+    warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release", UserWarning)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
