@@ -140,13 +140,19 @@ def work_beside(log: Path) -> dict[str, float]:
 
     Returns:
         Seconds by step.
+
+    Raises:
+        UserError: a step failed.
     """
     with open(log, "w", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     seconds: dict[str, float] = {}
-    timed(seconds, "beside it: scenes", prepare)
-    timed(seconds, "beside it: masks by the released rules", label, "photos", "released")
+    try:
+        timed(seconds, "beside it: scenes", prepare)
+        timed(seconds, "beside it: masks by the released rules", label, "photos", "released")
+    except UserError as error:
+        raise UserError(f"a step beside the first page failed, see {log}: {error}") from error
     return seconds
 
 
