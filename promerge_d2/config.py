@@ -38,6 +38,10 @@ def add_promerge_config(cfg: CfgNode) -> None:
     # this IoU with every pseudo-box are left out of the classification loss. Negative: none is.
     cfg.MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH = -1.0
 
+    # The box head sees this many times a region's sides: where a region is too small, its object's
+    # ends lie outside.
+    cfg.MODEL.ROI_BOX_HEAD.CONTEXT = 1.0
+
     # build_frozen_vit_pyramid_backbone: a self-supervised ViT, frozen, under a light feature
     # pyramid. The pyramid's width and norm are MODEL.FPN.OUT_CHANNELS and MODEL.FPN.NORM.
     cfg.MODEL.FROZEN_VIT = CfgNode()

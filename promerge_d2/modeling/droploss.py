@@ -26,6 +26,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ROIAlign, ShapeSpec, ciou_loss, diou_loss
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import (
     ROI_MASK_HEAD_REGISTRY,
     CascadeROIHeads,
@@ -36,8 +37,10 @@ from detectron2.modeling.roi_heads import (
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
+from torch import nn
 
 from promerge_d2.modeling.ignoring import in_ignored, split_ignored, without_masks
+from promerge_d2.utils.errors import UserError
 
 
 class DropLossOutputLayers(FastRCNNOutputLayers):
@@ -280,6 +283,37 @@ class _LabelsForLosses(ROIHeads):
         return sampled
 
 
+class ContextPooler(nn.Module):
+    """A pooler of regions with what is around them (our own).
+
+    Where a region is smaller than its object, the object's ends lie outside of it: without them a
+    box head can only guess how far to move the box.
+
+    Args:
+        pooler: of detectron2.
+        context: the pooled region's side, in sides of the region; 1 is detectron2's.
+
+    Raises:
+        UserError: a region would be cut.
+    """
+
+    def __init__(self, pooler: ROIPooler, context: float) -> None:
+        super().__init__()
+        if context < 1:
+            raise UserError(f"MODEL.ROI_BOX_HEAD.CONTEXT is {context}; give 1 or more")
+        self.pooler = pooler
+        self.context = context
+
+    def forward(self, features: list[torch.Tensor], regions: list[Boxes]) -> torch.Tensor:
+        """Pool as detectron2 does, see ``ROIPooler.forward``."""
+        around = []
+        for boxes in regions:
+            first, last = boxes.tensor.split(2, dim=1)
+            more = (last - first) * (self.context - 1) / 2
+            around.append(Boxes(torch.cat([first - more, last + more], dim=1)))
+        return self.pooler(features, around)
+
+
 @ROI_HEADS_REGISTRY.register()
 class DropLossCascadeROIHeads(_LabelsForLosses, CascadeROIHeads):
     """``CascadeROIHeads`` with DropLoss in every stage.
@@ -291,6 +325,9 @@ class DropLossCascadeROIHeads(_LabelsForLosses, CascadeROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         parts = super()._init_box_head(cfg, input_shape)
+        context = cfg.MODEL.ROI_BOX_HEAD.CONTEXT
+        if context != 1:
+            parts["box_pooler"] = ContextPooler(parts["box_pooler"], context)
         parts["box_predictors"] = [
             DropLossOutputLayers(
                 cfg, head.output_shape, box2box_transform=predictor.box2box_transform
@@ -323,6 +360,9 @@ class DropLossStandardROIHeads(_LabelsForLosses, StandardROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         parts = super()._init_box_head(cfg, input_shape)
+        context = cfg.MODEL.ROI_BOX_HEAD.CONTEXT
+        if context != 1:
+            parts["box_pooler"] = ContextPooler(parts["box_pooler"], context)
         parts["box_predictor"] = DropLossOutputLayers(cfg, parts["box_head"].output_shape)
         return parts
 

@@ -7,6 +7,7 @@ from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
@@ -20,8 +21,14 @@ from promerge_d2.modeling import (
     DropLossOutputLayers,
     DropLossStandardROIHeads,
 )
-from promerge_d2.modeling.droploss import add_loss_fields, share_masks, weighted_mask_loss
+from promerge_d2.modeling.droploss import (
+    ContextPooler,
+    add_loss_fields,
+    share_masks,
+    weighted_mask_loss,
+)
 from promerge_d2.modeling.ignoring import split_ignored
+from promerge_d2.utils.errors import UserError
 from tests.helpers import ROOT, square
 
 SIZE = (100, 100)
@@ -372,6 +379,18 @@ def test_masks_of_regions_are_shared_not_copied():
     assert found[:0].crop_and_resize(boxes[:0], 14).shape == (0, 14, 14)
 
 
+def test_the_box_head_sees_what_is_around_a_region():
+    features = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    pooler = ROIPooler(4, (1 / 8,), 1, "ROIAlignV2")
+    regions = [targets_of([40, 60, 80, 80]), targets_of([16, 24, 56, 104], [0, 0, 20, 20])]
+    wider = [targets_of([30, 55, 90, 85]), targets_of([6, 4, 66, 124], [-5, -5, 25, 25])]
+    found = ContextPooler(pooler, 1.5)([features], regions)
+    assert torch.allclose(found, pooler([features], wider), atol=1e-6)
+    assert regions[0].tensor.tolist() == [[40, 60, 80, 80]]
+    with pytest.raises(UserError, match=r"ROI_BOX_HEAD\.CONTEXT is 0\.9"):
+        ContextPooler(pooler, 0.9)
+
+
 # The heads
 
 
@@ -431,6 +450,17 @@ KINDS = {
     CascadeROIHeads: DropLossCascadeROIHeads,
     StandardROIHeads: DropLossStandardROIHeads,
 }
+
+
+@pytest.mark.parametrize("theirs", KINDS)
+def test_only_boxes_are_seen_with_context(theirs):
+    cfg = heads_config()
+    first, plain = losses_of(KINDS[theirs], cfg)
+    cfg.MODEL.ROI_BOX_HEAD.CONTEXT = 1.5
+    heads, found = losses_of(KINDS[theirs], cfg, first.state_dict())
+    assert heads.box_pooler.context == 1.5
+    changed = {name for name in plain if plain[name] != found[name]}
+    assert changed == plain.keys() - {"loss_mask"}
 
 
 @pytest.mark.parametrize("theirs", KINDS)
