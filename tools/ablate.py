@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Find out which settings suit your images: sweeps over a labelled folder, and painted cases.
 
-docs/experiments.md explains the experiments and their tables.
+--help lists the experiments; docs/algorithm.md says what they gave.
 """
 
 from __future__ import annotations

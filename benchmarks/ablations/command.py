@@ -53,7 +53,8 @@ def main() -> int:
     parser.add_argument(
         "--markdown",
         type=Path,
-        help="a page whose blocks the plots replace, such as docs/experiments.md",
+        help="a page of yours: plots replace what is between its lines <!-- EXPERIMENT: begin --> "
+        "and <!-- EXPERIMENT: end -->; made if it is not there",
     )
     args = parser.parse_args()
     names = chosen(args.experiment, args.preset)

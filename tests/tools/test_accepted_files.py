@@ -58,24 +58,26 @@ def turned(content):
 
 PLAIN = [84, 16, 120, 16, 120, 48, 84, 48]
 CHANGES = {
-    "sizes as text, `score` null": [
+    "sizes or `iscrowd` as text, `score` null, ids above 2⁶³, flat polygon, no `bbox`, "
+    "byte-order mark, names with `\\`, NFC, NFD or not UTF-8": [
         each("images", width="144", height="96"),
+        each("annotations", iscrowd="0"),
         each("annotations", score=None),
-    ],
-    "`iscrowd` as text": [each("annotations", iscrowd="0")],
-    "ids above 2⁶³": [lambda content: with_id(content, 2**64 - 1)],
-    "flat polygon, no `bbox`": [first(segmentation=PLAIN), each("annotations", bbox=...)],
-    "object without a mask": [first(segmentation=None)],
-    "part of two points": [first(segmentation=[PLAIN, [60, 45, 60, 46]])],
-    "box of no area beside a mask": [first(bbox=[5, 5, 0, 7])],
-    "one photograph's sides exchanged": [turned],
-    "photograph missing": [lambda content: content["images"][0].update(file_name="gone.png")],
-    "byte-order mark": ["utf-8-sig"],
-    "`\\` in names, NFC or NFD, not UTF-8": [
+        lambda content: with_id(content, 2**64 - 1),
+        first(segmentation=PLAIN),
+        each("annotations", bbox=...),
+        "utf-8-sig",
         ".\\0.png",
         unicodedata.normalize("NFC", "söder.png"),
         os.fsdecode(b"caf\xe9.png"),
     ],
+    "object without a mask": [first(segmentation=None)],
+    "part of two points, or box of no area beside a mask": [
+        first(segmentation=[PLAIN, [60, 45, 60, 46]]),
+        first(bbox=[5, 5, 0, 7]),
+    ],
+    "one photograph's sides exchanged": [turned],
+    "photograph missing": [lambda content: content["images"][0].update(file_name="gone.png")],
 }
 
 
