@@ -126,7 +126,7 @@ BUILTINS = {
         f"imagenet_promerge_train_r{number}": (
             f"imagenet/annotations/promerge_train_r{number}.json",
             "imagenet/train",
-            "self-training makes it (promerge self-train --help, docs/recipe.md): link "
+            "self-training makes it (promerge self-train --help, docs/self_training.md): link "
             "that round's labels there",
         )
         for number in (1, 2)
