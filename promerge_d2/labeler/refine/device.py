@@ -88,11 +88,11 @@ def guided_border(image: np.ndarray, masks: np.ndarray, device: str) -> np.ndarr
     for first in range(0, len(masks), _TOGETHER):
         some = slice(first, first + _TOGETHER)
         part = torch.from_numpy(masks[some]).to(device)[:, None].float()
-        for reach, mean, inverse in windows:
+        for reach, count, mean, inverse in windows:
             share = F.avg_pool2d(F.pad(part, odd, mode="replicate"), STEP)
-            share_mean = _mean(share, reach)
+            share_mean = _sum(share, reach) / count
             covariance = [
-                _mean(share * small[:, c, None], reach) - share_mean * mean[:, c, None]
+                _sum(share * small[:, c, None], reach) / count - share_mean * mean[:, c, None]
                 for c in range(3)
             ]
             slopes = [
@@ -102,28 +102,40 @@ def guided_border(image: np.ndarray, masks: np.ndarray, device: str) -> np.ndarr
             constant = share_mean
             for c, slope in enumerate(slopes):
                 constant = constant - slope * mean[:, c, None]
-            fits = _mean(torch.cat([constant, *slopes], dim=1), reach)
+            fits = _sum(torch.cat([constant, *slopes], dim=1), reach) / count
             fits = F.interpolate(fits, scale_factor=STEP, mode="bilinear", align_corners=False)
-            value = fits[:, 0] + (fits[:, 1:] * guide).sum(dim=1)
+            value = fits[:, 0]
+            for c in range(3):
+                value = value + fits[:, c + 1] * guide[:, c]
             part = (value > 0.5)[:, None, :height, :width].float()
         refined[some] = part[:, 0].bool().cpu().numpy()
     return refined
 
 
-def _mean(pictures: torch.Tensor, reach: int) -> torch.Tensor:
-    """Means (N, C, H, W) over windows of 2 * reach + 1, of what lies inside the picture."""
+def _sum(pictures: torch.Tensor, reach: int) -> torch.Tensor:
+    """Sums (N, C, H, W) float32 over windows of 2 * reach + 1; beyond the picture there is nothing.
+
+    They are added up in double precision, as OpenCV does.
+    """
+    total = pictures.double()
     for size, pad in (((2 * reach + 1, 1), (reach, 0)), ((1, 2 * reach + 1), (0, reach))):
-        pictures = F.avg_pool2d(pictures, size, 1, pad, count_include_pad=False)
-    return pictures
+        total = F.avg_pool2d(total, size, 1, pad, divisor_override=1)
+    return total.float()
 
 
 def _window_statistics(
     small: torch.Tensor, reach: int
-) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
-    """Mean colours (1, 3, H, W) of the windows, and their inverse covariances, 3 x 3 of (H, W)."""
-    mean = _mean(small, reach)
+) -> tuple[torch.Tensor, torch.Tensor, list[list[torch.Tensor]]]:
+    """Pixels of each window, its mean colour, and the inverse of its covariance.
+
+    Returns:
+        (1, 1, H, W), (1, 3, H, W), and 3 x 3 of (1, 1, H, W).
+    """
+    count = _sum(torch.ones_like(small[:, :1]), reach)
+    mean = _sum(small, reach) / count
     xx, xy, xz, yy, yz, zz = (
-        (_mean(small[:, i, None] * small[:, j, None], reach) - mean[:, i, None] * mean[:, j, None])
+        _sum(small[:, i, None] * small[:, j, None], reach) / count
+        - mean[:, i, None] * mean[:, j, None]
         + (EPSILON if i == j else 0)
         for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
     )
@@ -131,4 +143,4 @@ def _window_statistics(
     d, e, f = xx * zz - xz * xz, xy * xz - xx * yz, xx * yy - xy * xy
     rows = ((a, b, c), (b, d, e), (c, e, f))
     determinant = xx * a + xy * b + xz * c
-    return mean, [[cofactor / determinant for cofactor in row] for row in rows]
+    return count, mean, [[cofactor / determinant for cofactor in row] for row in rows]
