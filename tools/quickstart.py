@@ -329,8 +329,7 @@ def report(metrics: dict, training: str, galleries: Sequence[Gallery]) -> None:
                 ["data", "method", "kind", "AP", "AP50", "AP75", "AR100"],
                 metrics_rows(metrics["results"]),
                 "Per cent, one class, 100 masks an image. Masks of the released rules all have "
-                "score 1, so their AP depends on the order of masks; AR does not. A detection's "
-                "box is the tight box of its mask.",
+                "score 1, so their AP depends on the order of masks; AR does not.",
             ),
             Table(
                 "Seconds by step",

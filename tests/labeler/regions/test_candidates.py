@@ -121,9 +121,15 @@ def test_remainders_by_hand():
     left, right, both, one = row < 4, (row >= 4) & (row < 7), row < 7, row == 6
     assert len(remainders(np.array([left, right, both]), 1)) == 0  # each is there
     assert (remainders(np.array([left, both]), 1) == right).all()
+    assert (remainders(np.array([left, both]), 3) == right).all()
     assert len(remainders(np.array([left, both]), 4)) == 0
     assert (remainders(np.array([one, both]), 1) == (row < 6)).all()  # a seventh
     assert len(remainders(np.array([row == 0, row >= 0]), 1)) == 0  # a tenth: too small a part
     assert len(remainders(np.array([row < 8, row >= 0]), 1)) == 0  # four fifths: too large a one
     assert len(remainders(np.array([row >= 6, both]), 1)) == 0  # partly outside
     assert len(remainders(both[None], 1)) == 0
+    row = np.arange(60)[None]
+    part = (row >= 21) & (row < 41)  # 19 of 20 inside: not more than 0.95
+    assert len(remainders(np.array([row < 40, part]), 1)) == 0
+    part = (row >= 19) & (row < 41)  # 21 of 22
+    assert (remainders(np.array([row < 40, part]), 1) == (row < 19)).all()

@@ -8,6 +8,8 @@ from pycocotools import mask as mask_utils
 from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler, RegionsConfig, RegionsLabeler
 from promerge_d2.labeler.base import ImageFeatures
 from promerge_d2.labeler.refine.resize import upsample_smoothly
+from promerge_d2.labeler.regions.candidates import find_candidates
+from promerge_d2.labeler.similarity import l2_normalize
 from tests.labeler.helpers import grid, label_batch
 
 
@@ -53,6 +55,21 @@ def test_regions_that_stand_out_from_nothing_are_no_masks():
     assert stages.reason is None
     assert 0 < len(stages.merged) < len(stages.regions)
     assert stages.scores.min() > 0
+
+
+def test_remainders_of_the_best_compete():
+    features = torch.rand(1, 8, 14, 14, generator=torch.Generator().manual_seed(1))
+    config = RegionsConfig(grid=14)
+    stages = RegionsLabeler.grid_masks(features, config)
+    unit = l2_normalize(features[0] - features[0].mean(dim=(1, 2), keepdim=True)).numpy()
+    trees = find_candidates(unit, config.min_patches, config.max_share).masks
+    assert np.array_equal(stages.regions[: len(trees)], trees)
+    more = stages.regions[len(trees) :]
+    assert len(more)
+    kept = {mask.tobytes() for mask in stages.merged}
+    assert kept & {mask.tobytes() for mask in more}
+    assert kept & {mask.tobytes() for mask in trees}
+    assert kept <= {mask.tobytes() for mask in stages.regions}
 
 
 def test_no_region_of_a_size_asked_for():
