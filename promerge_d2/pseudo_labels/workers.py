@@ -181,10 +181,13 @@ class Workers(ThreadPoolExecutor):
             worker = _Worker(self._begin)
             try:
                 worker.pipe.recv()  # it is ready
-                return worker
             except (EOFError, OSError):
                 worker.close()
-            if self._stop.is_set():  # it may have been killed for that
+            else:
+                if not self._stop.is_set():
+                    return worker
+                worker.close()
+            if self._stop.is_set():  # set while it started, and perhaps killed for that
                 raise CancelledError
         self._no_more = "they die before their first image"
         raise BrokenExecutor(self._no_more)

@@ -114,6 +114,19 @@ def test_a_person_who_will_not_wait_ends_the_jobs_in_hand(executor, caplog):
     assert "tried again" not in caplog.text
 
 
+def test_a_stop_while_a_worker_starts_begins_no_job(executor, monkeypatch):
+    pool = executor(1, functools.partial(sleep, 1, 0))  # not ready at once
+    future = pool.submit(sleep, 60, 1)
+    while not multiprocessing.active_children():
+        time.sleep(0.01)
+    monkeypatch.setattr(workers, "_NAME", "another")  # as if it had been too young to be seen
+    executor.stop.set()
+    workers.kill_workers()
+    started = time.monotonic()
+    assert outcome(future) == CancelledError
+    assert time.monotonic() - started < 20
+
+
 def test_a_worker_that_dies_in_the_middle_of_a_result_holds_nobody_up(executor):
     """Its results are larger than a pipe; workers are killed at any moment."""
     pool = executor(2)
