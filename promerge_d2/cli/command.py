@@ -34,8 +34,14 @@ COMMANDS = {
 # what a subcommand may lack, and what brings it
 OPTIONAL = {
     "detectron2": "promerge env --install-detectron2",
+    "pydensecrf": "pip install pydensecrf2, needs a C++ compiler",
+    "onnx": "pip install onnx",
+    "skimage": "pip install scikit-image",
+    "sklearn": "pip install scikit-learn",
     "fastapi": "pip install fastapi uvicorn",
     "uvicorn": "pip install fastapi uvicorn",
+    "hotcoco": "pip install hotcoco",
+    "ray": "pip install 'ray[data]'",
 }
 
 SHELLS = ("bash", "zsh", "tcsh")

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from promerge_d2.cli import install_detectron2
+from promerge_d2.cli.command import OPTIONAL
 from promerge_d2.cli.parser import ArgumentParser
 from promerge_d2.features import BACKBONES, Backbone
 from promerge_d2.features.weights import cache_dir, cached_path
@@ -35,18 +36,6 @@ REQUIRED = (
     "matplotlib",
     "numba",
 )
-# Optional part: how to get it.
-OPTIONAL = {
-    "detectron2": "promerge env --install-detectron2",
-    "pydensecrf": "pip install pydensecrf2, needs a C++ compiler",
-    "onnx": "pip install onnx",
-    "skimage": "pip install scikit-image",
-    "sklearn": "pip install scikit-learn",
-    "fastapi": "pip install fastapi",
-    "uvicorn": "pip install uvicorn",
-    "hotcoco": "pip install hotcoco",
-    "ray": "pip install 'ray[data]'",
-}
 
 
 def module_state(name: str, distributions: Mapping[str, list[str]], hint: str) -> str:

@@ -128,6 +128,7 @@ class DetectorProcessor:
     min_score: float
     evaluation: dict[str, bool] | None = None
     apply_exif = True  # as detectron2
+    needs_gpu = False
 
     def preprocess(self, image: ImageLike) -> PreprocessedImage:
         """Read and resize an image as detectron2 does for tests.

@@ -447,6 +447,11 @@ class GridProcessor:
         """Return whether photographs are turned upright."""
         return self.config.apply_exif
 
+    @property
+    def needs_gpu(self) -> bool:
+        """Return whether masks are refined on a GPU."""
+        return self.config.refine_device.startswith("cuda")
+
     def preprocess(self, image: ImageLike) -> PreprocessedImage:
         """Read an image and resize it for the network and for the refiner.
 

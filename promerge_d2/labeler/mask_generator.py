@@ -39,10 +39,14 @@ class Processor(Protocol):
 
     Attributes:
         apply_exif: whether photographs are turned upright.
+        needs_gpu: whether ``postprocess`` opens a GPU.
     """
 
     @property
     def apply_exif(self) -> bool: ...  # noqa: D102 - above
+
+    @property
+    def needs_gpu(self) -> bool: ...  # noqa: D102 - above
 
     def preprocess(self, image: ImageLike) -> Any:
         """Make an image ready for ``MaskGenerator.start_forward``.

@@ -314,6 +314,12 @@ class ContextPooler(nn.Module):
         return self.pooler(features, around)
 
 
+def with_context(pooler: ROIPooler, cfg: CfgNode) -> nn.Module:
+    """Return a box pooler that sees what ``MODEL.ROI_BOX_HEAD.CONTEXT`` says."""
+    context = cfg.MODEL.ROI_BOX_HEAD.CONTEXT
+    return pooler if context == 1 else ContextPooler(pooler, context)
+
+
 @ROI_HEADS_REGISTRY.register()
 class DropLossCascadeROIHeads(_LabelsForLosses, CascadeROIHeads):
     """``CascadeROIHeads`` with DropLoss in every stage.
@@ -325,9 +331,7 @@ class DropLossCascadeROIHeads(_LabelsForLosses, CascadeROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         parts = super()._init_box_head(cfg, input_shape)
-        context = cfg.MODEL.ROI_BOX_HEAD.CONTEXT
-        if context != 1:
-            parts["box_pooler"] = ContextPooler(parts["box_pooler"], context)
+        parts["box_pooler"] = with_context(parts["box_pooler"], cfg)
         parts["box_predictors"] = [
             DropLossOutputLayers(
                 cfg, head.output_shape, box2box_transform=predictor.box2box_transform
@@ -360,9 +364,7 @@ class DropLossStandardROIHeads(_LabelsForLosses, StandardROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         parts = super()._init_box_head(cfg, input_shape)
-        context = cfg.MODEL.ROI_BOX_HEAD.CONTEXT
-        if context != 1:
-            parts["box_pooler"] = ContextPooler(parts["box_pooler"], context)
+        parts["box_pooler"] = with_context(parts["box_pooler"], cfg)
         parts["box_predictor"] = DropLossOutputLayers(cfg, parts["box_head"].output_shape)
         return parts
 

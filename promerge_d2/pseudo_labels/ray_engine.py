@@ -65,8 +65,7 @@ class RayEngine:
         Raises:
             UserError: masks are to be refined on a GPU, which Ray's tasks do not see.
         """
-        settings = getattr(generator.processor, "config", None)
-        if getattr(settings, "refine_device", "").startswith("cuda"):
+        if generator.processor.needs_gpu:
             raise UserError(
                 "Ray's tasks see no GPU: set refine_device=numba, or use --engine local"
             )
