@@ -17,7 +17,7 @@ FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 # options of other programs that pages name
 FOREIGN = {
-    *("--from-source", "--head", "--address", "--no-deps", "--runslow"),
+    *("--from-source", "--no-deps", "--runslow"),
     *("--nproc-per-node", "--no-python", "--array", "--gpus-per-task", "--cpus-per-task"),
     *("--mem", "--time", "--signal", "--requeue", "--strict"),
 }

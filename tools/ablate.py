@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Find out which settings suit your images: sweeps over a labelled folder, and painted cases.
 
---help lists the experiments; docs/algorithm.md says what they gave.
+--help lists the experiments.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def backbones_table():
             where = f"`--weights`, [gated]({entry.gated})"
         else:
             where = "`--weights`"
-        training = entry.training.replace("self-supervised on ", "")
+        training = entry.training.replace("self-supervised on ", "").partition(", ")[0]
         about = ("yes" if entry.center else "no", training, entry.licence, where)
         rows.setdefault(about, []).append(f"{name} {entry.patch}/{entry.width}")
     head = ["network, patch/channels", "mean removed", "trained", "licence", "weights"]

@@ -1,4 +1,4 @@
-"""The fully connected CRF as a refiner, with the released parameters (docs/algorithm.md).
+"""The fully connected CRF as a refiner, with the released parameters.
 
 Shape letters: M masks, h and w rows and columns of the working image.
 """

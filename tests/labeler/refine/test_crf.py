@@ -6,7 +6,7 @@ from promerge_d2.labeler.refine.crf import dense_crf
 
 
 def crf_of_one_mask(image, mask):
-    """One CRF for one mask, with the numbers of docs/algorithm.md."""
+    """One CRF for one mask, with the released numbers."""
     from pydensecrf import densecrf, utils
 
     height, width = mask.shape
