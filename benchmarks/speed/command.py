@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument(
         "--features",
         type=Path,
-        help="folder of NAME.npz, 'key' (C, H, W) of each photograph, for --pipeline (computed)",
+        help="folder of NAME.npz, for --pipeline: 'key' (C, H, W) of each photograph (computed)",
     )
     parser.add_argument(
         "--set",

@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import cProfile
 import dataclasses
-import itertools
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from benchmarks.report import Results, cross_table
 from benchmarks.speed.harness import Benchmark, Plan, plan_from, running
@@ -56,7 +56,9 @@ from promerge_d2.pseudo_labels import LocalEngine
 from promerge_d2.pseudo_labels.local_engine import Job
 from promerge_d2.pseudo_labels.store import Writer
 from promerge_d2.utils.errors import UserError
-from promerge_d2.utils.image import load_image, resize_image
+from promerge_d2.utils.image import ImageLike, load_image, resize_image
+
+Source = Path | tuple[Path, int]  # of stored features, see ``read_features``
 
 STREAM = 60  # images, unless asked otherwise
 BATCH = 8
@@ -138,10 +140,11 @@ def _measure_preset(
     if stored is None:
         bench.extract(method, range(len(plan.images)), preset)
         folder = bench.folder / preset
-        sources: Sequence[Path | tuple[Path, int]] = [(folder, i) for i in range(len(plan.images))]
+        sources: list[Source] = [(folder, i) for i in range(len(plan.images))]
     else:
         sources = [stored / f"{file.stem}.npz" for file in plan.images]
-    stand_in = StandIn(kind, config, plan.workload.backbone.patch, sources, rate)
+    by_file = dict(zip((file.resolve() for file in plan.images), sources, strict=True))
+    stand_in = StandIn(kind, config, plan.workload.backbone.patch, by_file, rate)
     stages = (stand_in, plan.images, bench.folder / f"{preset}-stages")
     what = f"stages of {len(plan.images)} images"
     for stage, seconds in bench.call(name, what, stage_seconds, *stages).items():
@@ -162,15 +165,16 @@ def _measure_preset(
     figures[f"{name}.imagenet_hours_of_16_cores"] = IMAGENET * cost / CORES / 3600
 
 
-def read_features(source: Path | tuple[Path, int]) -> torch.Tensor:
+def read_features(source: Source, grid: tuple[int, int]) -> torch.Tensor:
     """Read stored features.
 
     Args:
         source: an ``.npz`` file with ``key`` (C, H, W), or a folder of ``tasks.extract`` and the
             image's place there.
+        grid: rows and columns that are wanted; those of a file are resampled to them.
 
     Returns:
-        (V, C, H, W) float32.
+        (V, C, rows, columns) float32.
 
     Raises:
         UserError: the file is not there or holds something else.
@@ -182,33 +186,50 @@ def read_features(source: Path | tuple[Path, int]) -> torch.Tensor:
             features = arrays["key"].astype(np.float32)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{source} holds no features 'key' of its photograph: {error}") from error
-    return torch.from_numpy(features)[None]
+    return F.interpolate(torch.from_numpy(features)[None], grid, mode="bilinear", antialias=True)
+
+
+@dataclass
+class KnownImage(PreprocessedImage):
+    """An image that is known by its ``file``, links followed."""
+
+    file: Path
+
+
+@dataclass(frozen=True)
+class StandInProcessor(GridProcessor):
+    """The work around the network; images keep their files."""
+
+    def preprocess(self, image: ImageLike) -> KnownImage:
+        """See ``GridProcessor.preprocess``; the image is a file's path."""
+        assert isinstance(image, Path)
+        return KnownImage(**vars(super().preprocess(image)), file=image.resolve())
 
 
 @dataclass
 class StandIn:
-    """A ``MaskGenerator`` whose network gives stored features, in turn, beside its process.
+    """A ``MaskGenerator`` whose network gives stored features, beside its process.
 
     Attributes:
         labeler: does all the rest.
         config: the labeler's.
         patch: side of a patch of the network's picture, in pixels.
-        sources: of the features, see ``read_features``.
+        sources: of the features of each photograph, see ``read_features``.
         rate: images a second, or None.
     """
 
     labeler: type[Labeler]
     config: GridConfig
     patch: int
-    sources: Sequence[Path | tuple[Path, int]]
+    sources: Mapping[Path, Source]
     rate: float | None = None
-    _features: Iterator[torch.Tensor] | None = None
+    _features: dict[Path, torch.Tensor] = field(default_factory=dict)
     _free: float = 0.0  # when the network is done with what it was given
 
     def __post_init__(self) -> None:
         self.name, self.title = self.labeler.name, self.labeler.title
         self.reasons = self.labeler.reasons
-        self.processor = GridProcessor(self.labeler, self.config, self.patch)
+        self.processor = StandInProcessor(self.labeler, self.config, self.patch)
         self.device = torch.device("meta")  # no CPU, so that one process holds the network
         self.output_bytes = 0
 
@@ -220,21 +241,22 @@ class StandIn:
         """Stay."""
 
     def describe(self, preset: str) -> dict:
-        """Describe the settings alone."""
+        """Describe nothing but the settings."""
         return {"preset": preset, "settings": dataclasses.asdict(self.config)}
 
-    def start_forward(
-        self, images: Sequence[PreprocessedImage]
-    ) -> Callable[[], list[ImageFeatures]]:
+    def start_forward(self, images: Sequence[KnownImage]) -> Callable[[], list[ImageFeatures]]:
         """Begin as a device does; the function returned waits until it would be done."""
-        if self._features is None:
-            self._features = itertools.cycle([read_features(source) for source in self.sources])
+        for image in images:
+            if image.file not in self._features:
+                height, width = (side // self.patch for side in image.views[0].shape[:2])
+                source = self.sources[image.file]
+                self._features[image.file] = read_features(source, (height, width))
         if self.rate:
             self._free = max(self._free, time.perf_counter()) + len(images) / self.rate
         done = self._free
         outputs = [
             ImageFeatures(
-                i.height, i.width, i.working_image, i.seconds, next(self._features).clone()
+                i.height, i.width, i.working_image, i.seconds, self._features[i.file].clone()
             )
             for i in images
         ]
@@ -251,7 +273,7 @@ def stage_seconds(stand_in: StandIn, files: Sequence[Path], folder: Path) -> dic
 
     Args:
         stand_in: finds the masks.
-        files: its photographs, in the order of its features.
+        files: its photographs.
         folder: gets the output.
 
     Returns:
@@ -278,7 +300,7 @@ def sustained(
 
     Args:
         stand_in: finds the masks.
-        files: its photographs, in the order of its features.
+        files: its photographs.
         folder: gets the output, and links to the photographs.
         workers: processes beside this one.
         count: images in all.

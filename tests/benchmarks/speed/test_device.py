@@ -22,7 +22,8 @@ def test_random_weights_measure_the_device_alone(images, short_sweeps, tmp_path)
         rate = figures[f"device.{precision}.batch_{batch}.features_images_per_s"]
         assert 0 < rate <= figures["device.features_images_per_s"]
     assert figures["device.release.masks_per_image"] == 3  # the replayed ones
-    for name in ("release", "release.refined_there", "best", "best.refined_there"):
+    presets = ("release", "best", "fast")
+    for name in (*presets, *(f"{preset}.refined_there" for preset in presets)):
         rate = figures[f"device.{name}.images_per_s"]
         assert figures[f"device.{name}.imagenet_hours"] == pytest.approx(1281167 / rate / 3600)
         waits = figures[f"device.{name}.network_waits"]

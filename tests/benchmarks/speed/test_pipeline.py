@@ -17,11 +17,11 @@ def plan(workload, images):
     return Plan(changed, images, **{**QUICK, "stream": 6})
 
 
-def test_figures_of_both_presets(plan):
+def test_figures_of_all_presets(plan):
     results = pipeline.measure_pipeline(plan)
     figures = results.figures
     check_numbers(figures)
-    for preset in ("release", "best"):
+    for preset in ("release", "best", "fast"):
         cost = figures[f"pipeline.{preset}.cpu_s"]
         assert figures[f"pipeline.{preset}.images_per_s_per_core"] == pytest.approx(1 / cost)
         assert figures[f"pipeline.{preset}.images_per_s_of_16_cores"] == pytest.approx(16 / cost)
@@ -30,10 +30,10 @@ def test_figures_of_both_presets(plan):
         assert figures[f"pipeline.{preset}.memory_mb_at_the_end"] > 10
     assert figures["pipeline.best.scores_s"] > 0 == figures["pipeline.release.scores_s"]
     assert "network_waits" not in "".join(figures)  # no rate, so it never has to wait
-    assert "| `best` |" in results.markdown()
+    assert "| `fast` |" in results.markdown()
 
 
-def test_stored_features_are_taken_in_the_photographs_order(plan, tmp_path, monkeypatch):
+def test_stored_features_are_the_photographs_own_at_its_grid(plan, tmp_path, monkeypatch):
     for number, file in enumerate(plan.images):
         np.savez(tmp_path / f"{file.stem}.npz", key=np.full((4, 12, 12), number, np.float16))
     seen = []
@@ -46,6 +46,7 @@ def test_stored_features_are_taken_in_the_photographs_order(plan, tmp_path, monk
     monkeypatch.setattr(ProMergeLabeler, "grid_masks", staticmethod(find))
     figures = pipeline.measure_pipeline(plan, tmp_path, rate=1e6).figures
     assert seen[:6] == [0, 1, 2, 0, 1, 2]  # the stages, twice
+    assert pipeline.read_features(tmp_path / f"{file.stem}.npz", (5, 7)).shape == (1, 4, 5, 7)
     assert 0 <= figures["pipeline.release.network_waits"] < 1
 
 
@@ -55,17 +56,18 @@ def test_features_that_are_not_there_are_named(tmp_path, arrays):
     if arrays:
         np.savez(file, **arrays)
     with pytest.raises(UserError, match=r"a\.npz"):
-        pipeline.read_features(file)
+        pipeline.read_features(file, (3, 3))
 
 
 def test_the_stand_in_takes_as_long_as_its_rate_says(plan, monkeypatch):
     clock, slept = [100.0], []
     monkeypatch.setattr(pipeline.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(pipeline.time, "sleep", slept.append)
-    monkeypatch.setattr(pipeline, "read_features", lambda _: torch.zeros(1, 4, 12, 12))
+    monkeypatch.setattr(pipeline, "read_features", lambda *_: torch.zeros(1, 4, 12, 12))
     config = ProMergeConfig.from_preset("release", grid=12)
-    stand_in = pipeline.StandIn(ProMergeLabeler, config, 8, [plan.images[0]], rate=10)
-    picture = stand_in.processor.preprocess(np.zeros((20, 20, 3), np.uint8))
+    file = plan.images[0].resolve()
+    stand_in = pipeline.StandIn(ProMergeLabeler, config, 8, {file: file}, rate=10)
+    picture = stand_in.processor.preprocess(file)
     first, second = (stand_in.start_forward([picture] * 4) for _ in range(2))
     assert len(first()) == 4
     clock[0] = 100.5
