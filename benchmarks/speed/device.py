@@ -63,8 +63,9 @@ def measure_device(bench: Benchmark) -> None:
 
     Figures: ``device.PRECISION.batch_N.features_images_per_s`` and ``.memory_mb``; of a GPU, the
     fastest of these compiled; with the fastest, for each preset, the whole way from file to label
-    file (``device.PRESET.images_per_s``), refined on the CPU and on the device
-    (``device.PRESET.refined_there.images_per_s``); and, with real weights, how far masks agree with
+    file (``device.PRESET.images_per_s``) with compiled code on the CPU, refined on the device
+    (``device.PRESET.refined_there.images_per_s``), and with masks too found there
+    (``device.PRESET.all_there.images_per_s``); and, with real weights, how far masks agree with
     those of the CPU.
     """
     plan, figures = bench.plan, bench.figures
@@ -91,6 +92,9 @@ def measure_device(bench: Benchmark) -> None:
             twice = (plan.workload, method, plan.images)
             refined = bench.call("device", f"{preset}, refined twice", refined_twice, *twice)
             figures[f"device.{preset}.refined_iou_to_cpu"] = agreement(*refined)
+            masks = bench.call("device", f"{preset}, masks twice", masks_twice, *twice)
+            figures[f"device.{preset}.masks_iou_to_cpu"] = agreement(*masks)
+            figures[f"device.{preset}.masks_identical_to_cpu"] = identical(*masks)
         found = bench.call("device", "masks", masks_by_device, plan.workload, plan.images)
         for name in PRECISIONS:
             figures[f"device.{name}.mask_iou_to_cpu"] = agreement(found["cpu"], found[name])
@@ -102,13 +106,18 @@ def _measure_preset(bench: Benchmark, preset: str, workload: Workload, batch_siz
     plan, figures = bench.plan, bench.figures
     count, workers = plan.stream, choose_workers(plan.stream)
     replayed = workload.random_weights and preset == "release"
-    for name, device in (preset, NUMBA), (f"{preset}.refined_there", workload.device):
-        settings: dict[str, Any] = {"refine_device": device}
+    there = workload.device
+    ways = {"": (NUMBA, NUMBA), ".refined_there": (NUMBA, there), ".all_there": (there, there)}
+    for way, devices in ways.items():
+        name = f"{preset}{way}"
+        settings: dict[str, Any] = dict(
+            zip(("masks_device", "refine_device"), devices, strict=True)
+        )
         if workload.random_weights:  # no photograph confirms the discs
             settings["refine_min_iou"] = 0
         args = (workload.with_settings(settings), plan.images, bench.folder / name)
         how = (workers, count, batch_size, PRESETS[preset], ReplayLabeler if replayed else None)
-        what = f"{preset}, refined by {device}, {count} images, {workers} workers"
+        what = f"{preset}, masks and refinement by {devices}, {count} images, {workers} workers"
         rate, masks = bench.call("device", what, stored_rate, *args, *how)
         figures[f"device.{name}.images_per_s"] = rate
         figures[f"device.{name}.masks_per_image"] = masks
@@ -181,6 +190,26 @@ def refined_twice(
                 config = dataclasses.replace(labeler.config, refine_device=device)
                 found.append(labeler.refine(image.working_image, grid.merged, config)[0])
     return refined
+
+
+def masks_twice(
+    workload: Workload, method: str, files: Sequence[Path]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Find masks in the same features by compiled code on the CPU and by torch on the device.
+
+    Returns:
+        For each image its masks (M, H, W) bool, of either.
+    """
+    labeler = workload.labeler(METHODS[method])
+    found: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    for file in files:
+        (image,) = labeler.forward([labeler.processor.preprocess(file)])
+        nothing = np.zeros((0, *image.features.shape[-2:]), bool)
+        for device, masks in zip((NUMBA, workload.device), found, strict=True):
+            config = dataclasses.replace(labeler.config, masks_device=device)
+            merged = labeler.find_masks(image, config).merged
+            masks.append(nothing if merged is None else merged)
+    return found
 
 
 def masks_by_device(workload: Workload, files: Sequence[Path]) -> dict[str, list[np.ndarray]]:

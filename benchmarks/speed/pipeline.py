@@ -46,9 +46,13 @@ from promerge_d2.labeler.base import GridProcessor
 from promerge_d2.labeler.promerge.background import vote_background
 from promerge_d2.labeler.promerge.filtering import cascade_filter
 from promerge_d2.labeler.promerge.merging import merge_masks
-from promerge_d2.labeler.promerge.prompting import point_prompting
+from promerge_d2.labeler.promerge.prompting import point_prompting, prompt_masks
+from promerge_d2.labeler.refine.crf import mean_field
+from promerge_d2.labeler.refine.guided_filter import guided_border
 from promerge_d2.labeler.refine.runs import resize_to_rle
 from promerge_d2.labeler.regions.candidates import find_candidates
+from promerge_d2.labeler.regions.measures import measure as measure_masks
+from promerge_d2.labeler.regions.measures import most_alike
 from promerge_d2.labeler.regions.scoring import Frame, score_candidates
 from promerge_d2.labeler.similarity import l2_normalize
 from promerge_d2.labeler.suppression import suppress_softly
@@ -77,10 +81,17 @@ STAGES: dict[str, tuple[Callable, ...]] = {
 }
 """What each stage is made of: prompts are candidates, vote, filter and merging suppression."""
 
+TWINS: dict[str, tuple[Callable, ...]] = {
+    "masks_in_torch": (prompt_masks, measure_masks, most_alike, suppress_softly),
+    "refiner_in_torch": (mean_field, guided_border),
+}
+"""What of the stages a device takes over, with ``masks_device`` and with ``refine_device``."""
+
 COSTS = {
     "images_per_s_per_core": "images/s of one core",
     "after_features_images_per_s_per_core": "– after the features",
-    "refined_elsewhere_images_per_s_per_core": "– with refinement on a device",
+    "refined_elsewhere_images_per_s_per_core": "– with the refiner on a device",
+    "device_images_per_s_per_core": "– with masks and refiner on a device",
     "cpu_s": "CPU seconds an image",
     "network_process_cpu_s": "– in the network's process",
     "images_per_s": "images/s here",
@@ -88,6 +99,7 @@ COSTS = {
     "memory_mb_after_a_fifth": "MB after a fifth",
     "memory_mb_at_the_end": "MB at the end",
     "images_per_s_of_16_cores": f"images/s of {CORES} cores",
+    "device_images_per_s_of_16_cores": "– with masks and refiner on a device",
     "imagenet_hours_of_16_cores": "hours for ImageNet-1K",
 }
 
@@ -123,6 +135,7 @@ def measure_pipeline(plan: Plan, stored: Path | None = None, rate: float | None 
         )
     rows = {f"pipeline.{preset}": f"`{preset}`" for preset in PRESETS}
     stages = {f"{stage}_s": stage for stage in (*STAGES, "rest")}
+    stages |= {f"{name}_s": f"of these {name.replace('_', ' ')}" for name in TWINS}
     bench.results.parts = [
         "**Around the network**",
         cross_table(bench.figures, rows, COSTS),
@@ -159,8 +172,11 @@ def _measure_preset(
     cost = figures[f"{name}.cpu_s"]
     figures[f"{name}.images_per_s_per_core"] = 1 / cost
     figures[f"{name}.after_features_images_per_s_per_core"] = 1 / max(cost - before, 1e-9)
-    elsewhere = cost - figures[f"{name}.refinement_s"]
-    figures[f"{name}.refined_elsewhere_images_per_s_per_core"] = 1 / max(elsewhere, 1e-9)
+    elsewhere = max(cost - figures[f"{name}.refiner_in_torch_s"], 1e-9)
+    figures[f"{name}.refined_elsewhere_images_per_s_per_core"] = 1 / elsewhere
+    elsewhere = max(elsewhere - figures[f"{name}.masks_in_torch_s"], 1e-9)
+    figures[f"{name}.device_images_per_s_per_core"] = 1 / elsewhere
+    figures[f"{name}.device_images_per_s_of_16_cores"] = CORES / elsewhere
     figures[f"{name}.images_per_s_of_16_cores"] = CORES / cost
     figures[f"{name}.imagenet_hours_of_16_cores"] = IMAGENET * cost / CORES / 3600
 
@@ -277,7 +293,7 @@ def stage_seconds(stand_in: StandIn, files: Sequence[Path], folder: Path) -> dic
         folder: gets the output.
 
     Returns:
-        Seconds an image by the names of ``STAGES``, and the ``rest``.
+        Seconds an image by the names of ``STAGES``, the ``rest``, and by those of ``TWINS``.
     """
     run = (list_files(files, folder), folder, stand_in, LocalEngine())
     store_anew(*run)  # reads the features, compiles what is to be compiled
@@ -286,11 +302,14 @@ def stage_seconds(stand_in: StandIn, files: Sequence[Path], folder: Path) -> dic
     profile.runcall(store_anew, *run)
     total = (time.process_time() - started) / len(files)
     spent: dict[Any, float] = {entry.code: entry.totaltime for entry in profile.getstats()}
-    seconds = {
-        stage: sum(spent.get(function.__code__, 0.0) for function in functions) / len(files)
-        for stage, functions in STAGES.items()
-    }
-    return {**seconds, "rest": max(0.0, total - sum(seconds.values()))}
+    seconds, twins = (
+        {
+            name: sum(spent.get(function.__code__, 0.0) for function in functions) / len(files)
+            for name, functions in parts.items()
+        }
+        for parts in (STAGES, TWINS)
+    )
+    return {**seconds, "rest": max(0.0, total - sum(seconds.values())), **twins}
 
 
 def sustained(

@@ -41,7 +41,7 @@ def add_labeler_arguments(parser: ArgumentParser, preset: str = "release") -> No
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="another setting of the labeler; can be repeated",
+        help="another setting of the labeler, such as masks_device=cuda; can be repeated",
     )
     masks.add_argument(
         "--help-settings", action=_HelpSettings, nargs=0, help="explain every setting and preset"

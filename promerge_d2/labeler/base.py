@@ -22,6 +22,7 @@ import torch
 
 from promerge_d2.coco.records import rle_record
 from promerge_d2.features import FeatureExtractor
+from promerge_d2.features.extractor import check_device
 from promerge_d2.labeler.config import GridConfig
 from promerge_d2.labeler.mask_generator import LabelResult
 from promerge_d2.labeler.refine import Refiner, check_refiner, refine_masks
@@ -93,7 +94,7 @@ class Labeler(ABC, Generic[ConfigT]):
         config: thresholds and sizes, an instance of ``config_class``; None takes its defaults.
 
     Raises:
-        UserError: the refiner asked for cannot run here.
+        UserError: the refiner or a device asked for cannot run here.
     """
 
     name: ClassVar[str]  # in label files
@@ -108,7 +109,7 @@ class Labeler(ABC, Generic[ConfigT]):
     def __init__(self, extractor: FeatureExtractor, config: ConfigT | None = None) -> None:
         self.extractor = extractor
         self.config: ConfigT = config or self.config_class()
-        check_refiner(self.config.refine, self.config.refine_device)
+        _check_stages(self.config)
 
     @classmethod
     def from_preset(
@@ -145,7 +146,7 @@ class Labeler(ABC, Generic[ConfigT]):
             UserError: unknown names, bad values, weights that are missing or wrong.
         """
         config = cls.config_class.from_preset(preset, **overrides)
-        check_refiner(config.refine, config.refine_device)  # before the weights are fetched
+        _check_stages(config)  # before the weights are fetched
         extractor = FeatureExtractor.from_name(
             backbone, weights, facet, center, device, precision, compiled
         )
@@ -449,8 +450,8 @@ class GridProcessor:
 
     @property
     def needs_gpu(self) -> bool:
-        """Return whether masks are refined on a GPU."""
-        return self.config.refine_device.startswith("cuda")
+        """Return whether masks are found or refined on a GPU."""
+        return any(device.startswith("cuda") for device in self.config.devices)
 
     def preprocess(self, image: ImageLike) -> PreprocessedImage:
         """Read an image and resize it for the network and for the refiner.
@@ -482,3 +483,10 @@ class GridProcessor:
     def postprocess(self, output: ImageFeatures) -> LabelResult:
         """Make masks of an image, see ``Labeler.postprocess``."""
         return self.labeler.postprocess(output, self.config)
+
+
+def _check_stages(config: GridConfig) -> None:
+    """Check that the stages can run where the settings say; ``UserError`` otherwise."""
+    check_refiner(config.refine, config.refine_device)
+    for device in config.devices:
+        check_device(device)

@@ -65,6 +65,12 @@ class GridConfig:
             self._at_least("pixels_per_patch", 1),
         ]
 
+    @property
+    def devices(self) -> set[str]:
+        """Return the devices of torch that stages run on: of all settings ``..._device``."""
+        names = (field.name for field in dataclasses.fields(self))
+        return {getattr(self, name) for name in names if name.endswith("_device")} - {NUMBA}
+
     def grid_for(self, height: int, width: int) -> tuple[int, int]:
         """Return the rows and columns of an image's patch grid.
 

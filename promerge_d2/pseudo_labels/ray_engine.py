@@ -63,11 +63,12 @@ class RayEngine:
         """See ``Engine``; results come as they are ready.
 
         Raises:
-            UserError: masks are to be refined on a GPU, which Ray's tasks do not see.
+            UserError: masks are to be found or refined on a GPU, which Ray's tasks do not see.
         """
         if generator.processor.needs_gpu:
             raise UserError(
-                "Ray's tasks see no GPU: set refine_device=numba, or use --engine local"
+                "Ray's tasks see no GPU: set masks_device and refine_device to numba, or use "
+                "--engine local"
             )
         ours = not ray.is_initialized()
         if ours:

@@ -20,12 +20,14 @@ def test_the_help_lists_settings_by_labeler():
     shared = {field.name for field in dataclasses.fields(GridConfig)}
     for name in shared:
         assert f"    {name}: " in found["every"]
-    for name, labeler in LABELERS.items():
-        own = {field.name for field in dataclasses.fields(labeler.config_class)} - shared
-        assert own
-        for setting in own:
-            holders = {place for place, text in found.items() if f"    {setting}: " in text}
-            assert holders == {name}
+    own = {
+        name: {field.name for field in dataclasses.fields(labeler.config_class)} - shared
+        for name, labeler in LABELERS.items()
+    }
+    assert all(own.values())
+    for setting in set().union(*own.values()):
+        holders = {place for place, text in found.items() if f"    {setting}: " in text}
+        assert holders == {name for name, settings in own.items() if setting in settings}
 
 
 def test_the_help_says_what_a_preset_is():

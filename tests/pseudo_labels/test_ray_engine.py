@@ -132,10 +132,11 @@ def test_a_cluster_without_a_gpu_is_refused(cluster, tmp_path):
 
 
 @needs_ray
-def test_a_gpu_for_refinement_is_refused():
+@pytest.mark.parametrize("stage", ["masks_device", "refine_device"])
+def test_a_gpu_for_masks_or_refinement_is_refused(stage):
     from promerge_d2.pseudo_labels.ray_engine import RayEngine
 
     labeler = tiny_labeler()
-    labeler.config = dataclasses.replace(labeler.config, refine_device="cuda")
-    with pytest.raises(UserError, match="refine_device"):
+    labeler.config = dataclasses.replace(labeler.config, **{stage: "cuda"})
+    with pytest.raises(UserError, match=stage):
         list(RayEngine()([], labeler, threading.Event()))

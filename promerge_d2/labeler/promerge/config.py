@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from promerge_d2.labeler.config import Check, GridConfig
 from promerge_d2.labeler.promerge.filtering import FILTERS
 from promerge_d2.labeler.promerge.prompting import SIDE_RULES
+from promerge_d2.labeler.refine import NUMBA
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class ProMergeConfig(GridConfig):
         tau_merge_gate: below this overlap share, features are not asked.
         tau_merge_f: masks that pass the gate merge at this product of mean features or more
             (paper: tau_merge^f).
+        masks_device: where affinities and mean features are computed: ``numba`` for the CPU's own
+            code, or a device of torch such as ``cuda``: the same masks but for ties of rounding.
+            What is sequential stays on the CPU. Each worker process opens the device.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -51,6 +55,7 @@ class ProMergeConfig(GridConfig):
     tau_merge_ioa: float = 0.5
     tau_merge_gate: float = 0.1
     tau_merge_f: float = 0.1
+    masks_device: str = NUMBA
 
     def _checks(self) -> list[Check]:
         shares = (

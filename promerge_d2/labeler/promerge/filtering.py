@@ -116,4 +116,5 @@ def cascade_filter(
 
 def _as_numbers(masks: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     """Make a bool array a tensor of another's type and device."""
-    return torch.from_numpy(masks.view(np.uint8)).to(like)  # from bool torch takes six times longer
+    numbers = torch.from_numpy(masks.view(np.uint8))  # from bool torch takes six times longer
+    return numbers.to(like.device).to(like.dtype)  # bytes travel

@@ -17,6 +17,7 @@ from promerge_d2.labeler.promerge.config import ProMergeConfig
 from promerge_d2.labeler.promerge.filtering import cascade_filter
 from promerge_d2.labeler.promerge.merging import merge_masks
 from promerge_d2.labeler.promerge.prompting import point_prompting
+from promerge_d2.labeler.refine import NUMBA
 from promerge_d2.labeler.similarity import l2_normalize
 
 
@@ -50,6 +51,8 @@ def grid_masks(features: torch.Tensor, config: ProMergeConfig) -> Stages:
     Returns:
         The outcome of every stage reached.
     """
+    if config.masks_device != NUMBA:
+        features = features.to(config.masks_device)
     unit = l2_normalize(features)
     foreground, candidates = point_prompting(
         unit, config.stride, config.tau_b, config.side_rule, config.component_share

@@ -41,7 +41,7 @@ def merge_masks(
 
     @functools.cache
     def mean(bits: int) -> torch.Tensor:
-        return mean_feature(unit, unpack([bits], height, width)[0])
+        return mean_feature(unit, unpack([bits], height, width)[0]).cpu()
 
     clusters: list[int] = []
     for mask in sorted(pack(masks), key=int.bit_count, reverse=True):  # stable

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from promerge_d2.labeler.config import Check, GridConfig
+from promerge_d2.labeler.refine import NUMBA
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class RegionsConfig(GridConfig):
         min_fragment: fragments of a refined mask are dropped below this share of its largest one.
         tiles: more than 1: so many overlapping parts along each side go through the network as
             well, for small objects; with 2 it sees five pictures an image.
+        masks_device: where masks are measured and suppressed: ``numba`` for the CPU's own code or a
+            device of torch such as ``cuda``: the same masks but for ties of rounding. What is
+            sequential stays on the CPU. Each worker process opens the device.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -44,6 +48,7 @@ class RegionsConfig(GridConfig):
     max_masks: int = 100
     min_fragment: float = 0.1
     tiles: int = 1
+    masks_device: str = NUMBA
 
     def _checks(self) -> list[Check]:
         return [

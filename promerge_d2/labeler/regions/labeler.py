@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from promerge_d2.labeler.base import GridMasks, ImageFeatures, Labeler
-from promerge_d2.labeler.refine import Refiner, refine_masks
+from promerge_d2.labeler.refine import NUMBA, Refiner, refine_masks
 from promerge_d2.labeler.refine.holes_and_fragments import drop_fragments, fill_holes
 from promerge_d2.labeler.refine.resize import upsample_smoothly
+from promerge_d2.labeler.regions import device as on_device
 from promerge_d2.labeler.regions.candidates import (
     Candidates,
     find_candidates,
@@ -95,7 +96,7 @@ def scored_regions(
             placed[(slice(None), *window)] = upsample_smoothly(tile_masks, height, width)
             found.append((placed, tile_products, tile_cues))
         masks, products, cues = map(np.concatenate, zip(*found, strict=True))
-    kept, products = _suppress(masks, products, config)
+    kept, products = _suppress_for_refinement(masks, products, config)
     if len(kept):
         stages.merged, stages.cues = masks[kept], cues[kept]
         stages.scores = to_probability(products)
@@ -119,23 +120,24 @@ def _best(
 
     What is left of the best candidates without their parts competes with all.
     """
-    scored, cues = score_candidates(candidates, frame, SCORED_PER_MASK * config.max_masks)
+    device, most = config.masks_device, SCORED_PER_MASK * config.max_masks
+    scored, cues = score_candidates(candidates, frame, most, device)
     masks = candidates.masks[scored]
-    best, _ = suppress_softly(masks, cues["product"], config.max_iou, TAKEN_APART, DECAY)
+    best, _ = _suppress(masks, cues["product"], config, TAKEN_APART)
     more = remainders(masks[best], config.min_patches)
     if len(more):
         _, their_cues = score_candidates(
-            dataclasses.replace(candidates, masks=more), frame, len(more)
+            dataclasses.replace(candidates, masks=more), frame, len(more), device
         )
         masks = np.concatenate([masks, more])
         cues = {name: np.concatenate([cue, their_cues[name]]) for name, cue in cues.items()}
-    kept, _ = _suppress(masks, cues["product"], config)
+    kept, _ = _suppress_for_refinement(masks, cues["product"], config)
     found = (masks, cues["product"], np.stack([cues[name] for name in CUES], axis=1))
     masks, products, table = (column[kept] for column in found)
     return masks, products, table, more
 
 
-def _suppress(
+def _suppress_for_refinement(
     masks: np.ndarray, products: np.ndarray, config: RegionsConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keep so many masks of products above 0 that enough are left after refinement.
@@ -143,9 +145,18 @@ def _suppress(
     Returns:
         See ``suppress_softly``.
     """
-    most = int(SURPLUS * config.max_masks)
-    kept, fallen = suppress_softly(masks, products, config.max_iou, most, DECAY)
+    kept, fallen = _suppress(masks, products, config, int(SURPLUS * config.max_masks))
     return kept[fallen > 0], fallen[fallen > 0]
+
+
+def _suppress(
+    masks: np.ndarray, products: np.ndarray, config: RegionsConfig, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """See ``suppress_softly``."""
+    args = (masks, products, config.max_iou, most, DECAY)
+    if config.masks_device == NUMBA:
+        return suppress_softly(*args)
+    return on_device.suppress_softly(*args, config.masks_device)
 
 
 def _best_of_tile(

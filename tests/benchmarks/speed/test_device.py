@@ -23,7 +23,8 @@ def test_random_weights_measure_the_device_alone(images, short_sweeps, tmp_path)
         assert 0 < rate <= figures["device.features_images_per_s"]
     assert figures["device.release.masks_per_image"] == 3  # the replayed ones
     presets = ("release", "best", "fast")
-    for name in (*presets, *(f"{preset}.refined_there" for preset in presets)):
+    ways = ("", ".refined_there", ".all_there")
+    for name in (f"{preset}{way}" for preset in presets for way in ways):
         rate = figures[f"device.{name}.images_per_s"]
         assert figures[f"device.{name}.imagenet_hours"] == pytest.approx(1281167 / rate / 3600)
         waits = figures[f"device.{name}.network_waits"]
@@ -49,6 +50,12 @@ def test_the_device_refines_as_the_cpu(workload, images):
     ours, theirs = device.refined_twice(guided, "best", images[:2])
     assert len(ours) == len(theirs) == 2
     assert device.agreement(ours, theirs) > 0.999
+    assert len(ours[0]) > 1
+
+
+def test_the_device_finds_the_masks_of_the_cpu(workload, images):
+    ours, theirs = device.masks_twice(workload, "best", images[:1])
+    assert device.identical(ours, theirs) == 1
     assert len(ours[0]) > 1
 
 

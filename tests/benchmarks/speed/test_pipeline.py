@@ -28,6 +28,10 @@ def test_figures_of_all_presets(plan):
         for stage in ("decoding", "resizing", "candidates", "suppression", "writing"):
             assert figures[f"pipeline.{preset}.{stage}_s"] > 0, stage
         assert figures[f"pipeline.{preset}.memory_mb_at_the_end"] > 10
+        twins = [figures[f"pipeline.{preset}.{twin}_in_torch_s"] for twin in ("masks", "refiner")]
+        assert min(twins) > 0
+        rate = figures[f"pipeline.{preset}.device_images_per_s_per_core"]
+        assert rate == pytest.approx(1 / max(cost - sum(twins), 1e-9))  # of few ticks
     assert figures["pipeline.best.scores_s"] > 0 == figures["pipeline.release.scores_s"]
     assert "network_waits" not in "".join(figures)  # no rate, so it never has to wait
     assert "| `fast` |" in results.markdown()

@@ -25,6 +25,7 @@ def test_release_preset():
         "tau_merge_ioa": 0.5,
         "tau_merge_gate": 0.1,
         "tau_merge_f": 0.1,
+        "masks_device": "numba",
     }
 
 

@@ -1,6 +1,7 @@
 """The grid stages together, against the slow reference, and what must hold for any input."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -91,6 +92,45 @@ def test_same_input_same_bytes_in_the_same_order():
         for stage in STAGES:
             first, second = (getattr(run, stage) for run in runs)
             assert (first is None and second is None) or np.array_equal(first, second)
+
+
+def check_on_a_device(features, config):
+    """Torch's CPU device against the CPU without one; how many masks there are."""
+    theirs = grid_masks(features, config)
+    ours = grid_masks(features, dataclasses.replace(config, masks_device="cpu"))
+    assert ours.reason == theirs.reason
+    for stage in STAGES:
+        mine, expected = getattr(ours, stage), getattr(theirs, stage)
+        assert (mine is None and expected is None) or np.array_equal(mine, expected)
+    return 0 if ours.merged is None else len(ours.merged)
+
+
+def test_a_device_of_torch_finds_the_same_masks():
+    drawn = [draw(seed) for seed in range(20)]
+    found = (
+        check_on_a_device(torch.from_numpy(f), config_of(settings)) for f, settings, _ in drawn
+    )
+    assert sum(found) > 20
+    features, settings, _ = drawn[0]
+    config = dataclasses.replace(config_of(settings), masks_device="meta")
+    with pytest.raises(NotImplementedError, match="meta"):  # it is asked, and has no numbers
+        grid_masks(torch.from_numpy(features), config)
+
+
+def test_a_device_of_torch_finds_the_golden_masks(shared_data):
+    files = sorted((shared_data / "golden").glob("*.npz"))
+    assert files
+    for file in files:
+        golden = np.load(file)
+        config = ProMergeConfig(
+            stride=int(golden["stride"]),
+            tau_b=float(golden["bipartition_tau"]),
+            tau_f=float(golden["foreground_include_tau"]),
+            masks_device="cpu",
+        )
+        stages = grid_masks(torch.from_numpy(golden["features"].astype(np.float32)), config)
+        merged = stages.merged if stages.reason is None else []
+        assert as_bytes(merged) == as_bytes(golden.get("merged", []))
 
 
 def test_input_is_left_alone():

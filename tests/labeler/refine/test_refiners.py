@@ -8,7 +8,7 @@ from promerge_d2.labeler.config import GridConfig
 from promerge_d2.labeler.refine import REFINERS, check_refiner, refine_masks, refiners
 from promerge_d2.labeler.refine.crf import dense_crf
 from promerge_d2.utils.errors import UserError
-from tests.labeler.helpers import grid
+from tests.labeler.helpers import grid, stub
 
 BLANK = np.zeros((6, 6, 3), np.uint8)
 
@@ -120,5 +120,7 @@ def test_a_twin_is_asked_where_a_device_is_named(monkeypatch):
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(UserError, match="'nowhere'"):
         check_refiner("guided", "nowhere")
+    with pytest.raises(UserError, match="'nowhere'"):
+        stub(masks_device="nowhere")
     with pytest.raises(UserError, match=r"refine_device.*dense_crf"):
         ProMergeConfig(refine="dense_crf", refine_device="cpu")
