@@ -52,6 +52,11 @@ class PreprocessedImage:
     working_image: np.ndarray
     seconds: dict[str, float]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of a view, see ``Processor.preprocess``."""
+        return self.views[0].shape
+
 
 @dataclass
 class ImageFeatures:

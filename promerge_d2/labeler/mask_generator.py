@@ -54,6 +54,10 @@ class Processor(Protocol):
         Args:
             image: a file's path, a PIL image, or an RGB array (H, W, 3) uint8.
 
+        Returns:
+            The image. Those whose attribute ``shape`` is the same, or that have none, go through
+            the network together.
+
         Raises:
             ImageError: the image cannot be read.
         """

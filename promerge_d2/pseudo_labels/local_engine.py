@@ -30,6 +30,7 @@ from promerge_d2.utils.threads import one_thread, use_one_thread
 from promerge_d2.visualization.overlay import draw_records, save_png
 
 IMAGES_A_WORKER = 4  # a worker takes seconds to start, about what a small ViT takes for an image
+WINDOW = 4  # batches of images under way: of COCO's shapes at ``best`` 32 are 7 a batch, not 3
 SHARED_MEMORY = Path("/dev/shm")  # Linux's; containers often have 64 MB of it
 
 
@@ -102,7 +103,8 @@ class LocalEngine:
 
     Attributes:
         workers: processes beside this one; 0 for none.
-        batch_size: images that go through an accelerator at once; on a CPU they go one by one.
+        batch_size: images that go through an accelerator at once, of one shape as far as
+            ``WINDOW`` batches of images allow; on a CPU they go one by one.
     """
 
     workers: int = 0
@@ -118,7 +120,7 @@ class LocalEngine:
         batch_size = 1 if on_cpu else self.batch_size  # no faster there, and results come late
         ahead = 2 * self.workers
         if self.workers:
-            _check_shared_memory(generator, 0 if whole else ahead + 3 * batch_size)
+            _check_shared_memory(generator, 0 if whole else ahead + (WINDOW + 1) * batch_size)
         # images that have been through the network here are postprocessed, whatever comes
         network, stopped = (generator, stop) if whole else (None, threading.Event())
         with one_thread(), _executor(self.workers, network, stopped) as executor:
@@ -143,54 +145,83 @@ def choose_workers(images: int, processes: int = 1) -> int:
     return workers if workers > 1 else 0
 
 
+@dataclass
+class _Underway:
+    """An image on its way: preprocessed, or why it could not be; in the end what became of it."""
+
+    job: Job
+    image: Future[Any]
+    result: Future[LabelResult] | None = None
+
+
 def _staged(
     jobs: Iterable[Job], generator: MaskGenerator, executor: Executor, batch_size: int, ahead: int
 ) -> Iterator[Future[LabelResult]]:
-    """Preprocess in the executor, run the network here in batches, postprocess in the executor."""
+    """Preprocess in the executor, run the network here in batches, postprocess in the executor.
+
+    Images wait for others of their shape, until a batch is full or ``WINDOW`` batches of images are
+    under way; results come in the order of the jobs all the same.
+    """
     processor = JobProcessor(generator.processor)
     here = SynchronousExecutor()
 
-    def start(batch: list[tuple[Job, Future[Any]]]) -> Callable[[], Iterator[Future]]:
+    def start(batch: list[_Underway]) -> Callable[[], None]:
         """Start the network on a batch; the function returned waits and has it postprocessed."""
-        good = [image.result() for _, image in batch if image.exception() is None]
-        started = here.submit(lambda: generator.start_forward(good) if good else tuple)
+        images = [item.image.result() for item in batch]
+        started = here.submit(generator.start_forward, images)
 
-        def postprocess() -> Iterator[Future]:
+        def postprocess() -> None:
             outputs = here.submit(lambda: iter(started.result()()))
-            for job, image in batch:
-                if image.exception() is not None:
-                    yield image
-                elif outputs.exception() is not None:
-                    yield outputs
-                else:
-                    yield executor.submit(processor.postprocess, next(outputs.result()), job)
+            for item in batch:
+                item.result = outputs
+                if outputs.exception() is None:
+                    output = next(outputs.result())
+                    item.result = executor.submit(processor.postprocess, output, item.job)
 
         return postprocess
 
     def results() -> Iterator[Future]:
-        postprocess_last: Callable[[], Iterable[Future]] = tuple
-        preprocessed = ((job, executor.submit(processor.preprocess, job)) for job in jobs)
-        for batch in _batches(_bounded(preprocessed, ahead), batch_size):
-            postprocess_this = start(batch)
-            yield from postprocess_last()  # while the network is at work
+        underway: collections.deque[_Underway] = collections.deque()
+        waiting: dict[Any, list[_Underway]] = {}  # by shape, the first come first
+        postprocess_last: Callable[[], object] = tuple
+
+        def run(shape: Any) -> None:
+            nonlocal postprocess_last
+            postprocess_this = start(waiting.pop(shape))
+            postprocess_last()  # while the network is at work
             postprocess_last = postprocess_this
-        yield from postprocess_last()
+
+        def finished() -> Iterator[Future]:
+            while underway and (result := underway[0].result) is not None:
+                underway.popleft()
+                yield result
+
+        preprocessed = ((job, executor.submit(processor.preprocess, job)) for job in jobs)
+        for job, image in _bounded(preprocessed, ahead):
+            underway.append(item := _Underway(job, image))
+            if image.exception() is not None:  # waits
+                item.result = image
+            else:
+                shape = getattr(image.result(), "shape", None)
+                batch = waiting.setdefault(shape, [])
+                batch.append(item)
+                if len(batch) == batch_size:
+                    run(shape)
+            if len(underway) >= WINDOW * batch_size and underway[0].result is None:
+                oldest = next(iter(waiting), None)
+                if oldest in waiting and waiting[oldest][0] is underway[0]:
+                    run(oldest)
+                else:
+                    postprocess_last()
+                    postprocess_last = tuple
+            yield from finished()
+        while waiting:
+            run(next(iter(waiting)))
+            yield from finished()
+        postprocess_last()
+        yield from finished()
 
     return _bounded(results(), ahead)
-
-
-def _batches(
-    preprocessed: Iterable[tuple[Job, Future[Any]]], size: int
-) -> Iterator[list[tuple[Job, Future[Any]]]]:
-    """Collect until ``size`` images are good; bad ones come along, in their places."""
-    batch, good = [], 0
-    for job, image in preprocessed:
-        batch.append((job, image))
-        good += image.exception() is None  # waits
-        if good == size:
-            yield batch
-            batch, good = [], 0
-    yield batch
 
 
 def _bounded(items: Iterable, ahead: int) -> Iterator:

@@ -1,6 +1,7 @@
 """Images beside each other, in order; with workers the same bytes, and no more memory."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -182,6 +183,60 @@ def test_a_batch_is_sent_on_while_the_next_is_in_the_network(labeler, photos, mo
     assert events == ["start", "start", "wait", "start", "wait", "wait"]
 
 
+SIZES = {"a": (96, 96), "b": (96, 144), "c": (144, 96)}
+
+
+def save_shapes(folder, kinds):
+    """Photographs of ``SIZES``; x is none."""
+    for number, kind in enumerate(kinds):
+        file = folder / f"{number:02d}.png"
+        save_image(file, photo(*SIZES.get(kind, (9, 9)), seed=number))
+        if kind == "x":
+            file.write_text("no image")
+    return jobs_of(folder)
+
+
+@pytest.fixture
+def batches_of_shapes(labeler, monkeypatch):
+    """A labeler whose grid has the photograph's shape, and the batches that it was given."""
+    monkeypatch.setattr(local_engine, "_executor", threads)
+    elsewhere, batches = on_an_accelerator(labeler), []
+    elsewhere.config = dataclasses.replace(labeler.config, keep_aspect=True)
+    names, real = {size: kind for kind, size in SIZES.items()}, elsewhere.start_forward
+
+    def start_forward(images):
+        batches.append("".join(names[image.height, image.width] for image in images))
+        return real(images)
+
+    elsewhere.start_forward = start_forward
+    return elsewhere, batches
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_wait_for_others_of_their_shape(batches_of_shapes, tmp_path, workers):
+    elsewhere, batches = batches_of_shapes
+    jobs = save_shapes(tmp_path, "abaxcbaabb")
+    found = outcomes(label_jobs(jobs, elsewhere, workers, 3))
+    assert batches == ["aaa", "bbb", "c", "a", "b"]
+    alone = tiny_labeler()
+    alone.config = elsewhere.config
+    assert found == outcomes(label_jobs(jobs, alone, 0, 1))  # in their order
+    assert found[3] is ImageError
+
+
+def test_a_rare_shape_holds_up_no_more_than_the_window(batches_of_shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(local_engine, "WINDOW", 2)
+    elsewhere, batches = batches_of_shapes
+    drawn = []
+    jobs = (drawn.append(job) or job for job in save_shapes(tmp_path, "cbaaaaaa"))
+    work = label_jobs(jobs, elsewhere, 0, 2)
+    next(work)
+    assert batches == ["aa", "c"]
+    assert len(drawn) == 5  # the window, and one while the network is at work
+    assert len(outcomes(work)) == 7
+    assert batches == ["aa", "c", "aa", "b", "aa"]
+
+
 def test_drawing_reads_the_upright_photograph_again(labeler, photos, tmp_path):
     (future,) = label_jobs([Job(photos / "0.png", tmp_path / "0.png")], labeler, 0, 1)
     assert future.result().records
@@ -221,9 +276,9 @@ def test_too_little_shared_memory_is_refused(labeler, photos, monkeypatch, tmp_p
     with pytest.raises(UserError, match=r"\d MB .*--workers 0"):
         outcomes(label_jobs(jobs_of(photos), labeler, 2, 1))
     assert outcomes(label_jobs(jobs_of(photos)[:1], labeler, 0, 1)) != []
-    # 64 features of 12 x 12 x 64 float32 and three batches of 20
+    # 64 features of 12 x 12 x 64 float32 and five batches of 20
     monkeypatch.setattr(local_engine, "_executor", threads)
-    wanted = (64 + 60) * 12 * 12 * 64 * 4
+    wanted = (64 + 100) * 12 * 12 * 64 * 4
     for free.free, refused in ((wanted, False), (wanted - 1, True)):
         work = label_jobs(jobs_of(photos), on_an_accelerator(labeler), 32, 20)
         with pytest.raises(UserError) if refused else contextlib.nullcontext():
