@@ -98,6 +98,8 @@ COSTS = {
     "network_waits": "share of the time that the network waits",
     "memory_mb_after_a_fifth": "MB after a fifth",
     "memory_mb_at_the_end": "MB at the end",
+    "peak_mb_after_a_fifth": "peak MB after a fifth",
+    "peak_mb_at_the_end": "peak MB at the end",
     "images_per_s_of_16_cores": f"images/s of {CORES} cores",
     "device_images_per_s_of_16_cores": "– with masks and refiner on a device",
     "imagenet_hours_of_16_cores": "hours for ImageNet-1K",
@@ -339,6 +341,8 @@ def sustained(
         "images_per_s": images / wall,
         "memory_mb_after_a_fifth": first.memory_mb,
         "memory_mb_at_the_end": last.memory_mb,
+        "peak_mb_after_a_fifth": first.peak_mb,
+        "peak_mb_at_the_end": last.peak_mb,
     }
     if stand_in.rate:
         figures["network_waits"] = max(0.0, 1 - images / stand_in.rate / wall)
@@ -355,6 +359,7 @@ class _Mark:
         own: CPU seconds of this process.
         all: of its workers too.
         memory_mb: of them all, shared pages once.
+        peak_mb: the sum of the most that each has had so far, shared pages in each.
     """
 
     images: int
@@ -362,6 +367,7 @@ class _Mark:
     own: float
     all: float
     memory_mb: float
+    peak_mb: float
 
     @classmethod
     def now(cls, images: int) -> _Mark:
@@ -369,8 +375,11 @@ class _Mark:
         processes = [os.getpid()]
         processes += [child.pid for child in multiprocessing.active_children() if child.pid]
         own, *workers = map(_cpu_seconds, processes)
-        memory = sum(map(_memory_mb, processes))
-        return cls(images, time.perf_counter(), own, own + sum(workers), memory)
+        memory, peak = (
+            sum(_megabytes(process, file, field) for process in processes)
+            for file, field in (("smaps_rollup", "Pss:"), ("status", "VmHWM:"))
+        )
+        return cls(images, time.perf_counter(), own, own + sum(workers), memory, peak)
 
 
 def _cpu_seconds(process: int) -> float:
@@ -379,10 +388,10 @@ def _cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _memory_mb(process: int) -> float:
-    """Memory of a process, its share of what it has together with others."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    (line,) = (line for line in lines if line.startswith("Pss:"))
+def _megabytes(process: int, file: str, field: str) -> float:
+    """Return a field, in kB there, of a file of ``/proc`` about a process."""
+    lines = Path(f"/proc/{process}/{file}").read_text(encoding="utf-8").splitlines()
+    (line,) = (line for line in lines if line.startswith(field))
     return int(line.split()[1]) / 1024
 
 

@@ -11,18 +11,22 @@ import torch
 
 from promerge_d2.features import FeatureExtractor
 from promerge_d2.features.extractor import build_vit
-from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler
+from promerge_d2.labeler import ProMergeConfig, ProMergeLabeler, RegionsLabeler
 from promerge_d2.pseudo_labels import label_images, list_images
 from promerge_d2.pseudo_labels.store import parts_of
 from tests.helpers import TINY, photo, save_image
+
+ON_A_DEVICE = [(ProMergeLabeler, "mean_field"), (RegionsLabeler, "guided")]
+"""Labelers and refiners that have a twin in torch."""
 
 
 def tiny_labeler(cls=ProMergeLabeler, **settings):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vit = build_vit(TINY)
-    settings = {"grid": 12, "stride": 2, "refine": "none", **settings}
-    return cls(FeatureExtractor(TINY, vit), ProMergeConfig(**settings))
+    few = {"stride": 2} if cls.config_class is ProMergeConfig else {"max_masks": 5}
+    settings = {"grid": 12, "refine": "none", **few, **settings}
+    return cls(FeatureExtractor(TINY, vit), cls.config_class(**settings))
 
 
 def save_photos(folder, count):

@@ -26,6 +26,7 @@ from promerge_d2.pseudo_labels import (
     label_images,
     list_images,
     local_engine,
+    merge_labels,
     parts_of,
 )
 from promerge_d2.pseudo_labels.local_engine import Job
@@ -222,6 +223,21 @@ def test_images_wait_for_others_of_their_shape(batches_of_shapes, tmp_path, work
     alone.config = elsewhere.config
     assert found == outcomes(label_jobs(jobs, alone, 0, 1))  # in their order
     assert found[3] is ImageError
+
+
+def test_batches_of_shapes_change_no_byte(batches_of_shapes, tmp_path):
+    elsewhere, batches = batches_of_shapes
+    save_shapes(tmp_path / "photos", "abaxcbaabb")
+    images, outputs = list_images(tmp_path / "photos"), [tmp_path / f"{n}.json" for n in range(3)]
+    label_images(images, outputs[0], elsewhere, "release", engine=LocalEngine(0, 1))
+    label_images(images, outputs[1], elsewhere, "release", engine=LocalEngine(0, 3))
+    for shard in (1, 0):
+        how = {"engine": LocalEngine(0, 2), "shard": shard, "shards": 2}
+        label_images(images, outputs[2], elsewhere, "release", **how)
+    merge_labels(outputs[2])
+    first, *others = (output.read_bytes() for output in outputs)
+    assert [first] * 2 == others
+    assert max(map(len, batches)) == 3
 
 
 def test_a_rare_shape_holds_up_no_more_than_the_window(batches_of_shapes, tmp_path, monkeypatch):

@@ -13,7 +13,14 @@ import pytest
 from promerge_d2.labeler import ProMergeLabeler
 from promerge_d2.utils.errors import UserError
 from tests.helpers import ROOT, run_tool, use_tiny
-from tests.pseudo_labels.helpers import label, read, save_photos, tiny_labeler, whole_lines
+from tests.pseudo_labels.helpers import (
+    ON_A_DEVICE,
+    label,
+    read,
+    save_photos,
+    tiny_labeler,
+    whole_lines,
+)
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="needs Ray: pip install -e .[ray]")
@@ -92,6 +99,19 @@ def test_the_bytes_are_those_of_a_local_run_though_a_node_goes_away(cluster, tmp
     assert "in grid_masks" in surprise["traceback"]
     run = read(tmp_path / "ray.run.json")
     assert (run["workers"], run["batch_size"], run["device"]) == (2, 4, "cpu")
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize(("cls", "refine"), ON_A_DEVICE)
+def test_on_a_device_of_torch_the_bytes_are_those_of_a_local_run(cluster, tmp_path, cls, refine):
+    from promerge_d2.pseudo_labels.ray_engine import RayEngine
+
+    labeler = tiny_labeler(cls, refine=refine, masks_device="cpu", refine_device="cpu")
+    photos = save_photos(tmp_path / "photos", 8)
+    label(labeler, photos, tmp_path / "local.json")
+    label(labeler, photos, tmp_path / "ray.json", engine=RayEngine(workers=1, batch_size=4))
+    assert (tmp_path / "ray.json").read_bytes() == (tmp_path / "local.json").read_bytes()
 
 
 class Dying(ProMergeLabeler):

@@ -24,6 +24,7 @@ from promerge_d2.pseudo_labels.store import NotFinished, Store, locked
 from promerge_d2.utils.errors import UserError
 from tests.helpers import photo, save_image
 from tests.pseudo_labels.helpers import (
+    ON_A_DEVICE,
     in_a_fork,
     label,
     read,
@@ -560,9 +561,11 @@ def test_a_line_that_does_not_fit_is_taken_back(labeler, photos, output, monkeyp
     assert [image["id"] for image in read(output)["images"]] == list(range(1, 11))
 
 
-def test_refined_on_a_device_killed_and_in_shards_the_bytes_are_the_same(tmp_path):
-    """The twin of the refiner, on torch's CPU device: it must not depend on what went before."""
-    labeler = tiny_labeler(refine="mean_field", refine_device="cpu", refine_min_iou=0)
+@pytest.mark.parametrize(("cls", "refine"), ON_A_DEVICE)
+def test_on_a_device_killed_and_in_shards_the_bytes_are_the_same(tmp_path, cls, refine):
+    """On torch's CPU device: masks must not depend on what went before."""
+    devices = {"masks_device": "cpu", "refine_device": "cpu"}
+    labeler = tiny_labeler(cls, refine=refine, refine_min_iou=0, **devices)
     photos = save_photos(tmp_path / "photos", 8)
     whole, output = tmp_path / "whole.json", tmp_path / "labels.json"
     label(labeler, photos, whole)
@@ -574,5 +577,16 @@ def test_refined_on_a_device_killed_and_in_shards_the_bytes_are_the_same(tmp_pat
         label(labeler, photos, output, shard=shard, shards=2)
     merge_labels(output)
     assert len(read(whole)["annotations"]) > 3
-    assert read(whole)["info"]["settings"]["refine_device"] == "cpu"
+    assert read(whole)["info"]["settings"].items() >= devices.items()
     assert output.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cls", "refine"), ON_A_DEVICE)
+def test_on_a_device_workers_change_no_byte(tmp_path, cls, refine):
+    labeler = tiny_labeler(cls, refine=refine, masks_device="cpu", refine_device="cpu")
+    photos, outputs = save_photos(tmp_path / "photos", 8), []
+    for workers in (0, 2):
+        label(labeler, photos, tmp_path / f"{workers}.json", engine=LocalEngine(workers))
+        outputs.append((tmp_path / f"{workers}.json").read_bytes())
+    assert outputs[0] == outputs[1]

@@ -28,6 +28,8 @@ def test_figures_of_all_presets(plan):
         for stage in ("decoding", "resizing", "candidates", "suppression", "writing"):
             assert figures[f"pipeline.{preset}.{stage}_s"] > 0, stage
         assert figures[f"pipeline.{preset}.memory_mb_at_the_end"] > 10
+        peak = figures[f"pipeline.{preset}.peak_mb_after_a_fifth"]
+        assert 10 < peak <= figures[f"pipeline.{preset}.peak_mb_at_the_end"]
         twins = [figures[f"pipeline.{preset}.{twin}_in_torch_s"] for twin in ("masks", "refiner")]
         assert min(twins) > 0
         rate = figures[f"pipeline.{preset}.device_images_per_s_per_core"]
