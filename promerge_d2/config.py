@@ -49,6 +49,8 @@ def add_promerge_config(cfg: CfgNode) -> None:
     cfg.MODEL.FROZEN_VIT.WEIGHTS = ""  # a local file instead of the published weights
     # Blocks, counted from 1, whose tokens go beside the last block's.
     cfg.MODEL.FROZEN_VIT.LAYERS = []
+    # Channels beside the tokens that say which patches resemble each other.
+    cfg.MODEL.FROZEN_VIT.RELATIONS = False
     # p2, p3, p4, p5 of a patch of 14 or 16, and p6 above; with a patch of 8, leave out the 4.0.
     cfg.MODEL.FROZEN_VIT.SCALE_FACTORS = [4.0, 2.0, 1.0, 0.5]
     cfg.MODEL.FROZEN_VIT.SQUARE_PAD = 0  # pad images to this square, 0: to the batch's largest

@@ -95,6 +95,12 @@ def make_parser() -> ArgumentParser:
         default=0.5,
         help="an old mask goes where its IoU with a kept prediction reaches this (0.5)",
     )
+    rules.add_argument(
+        "--agree",
+        action="store_true",
+        help="keep all old masks and all predictions: both on one scale of scores, and what both "
+        "found ranks before what one of them found (use it with INPUT.PSEUDO_LABELS.MAX_PER_IMAGE)",
+    )
     later = parser.add_argument_group("configs of the later rounds")
     later.add_argument(
         "--round-config",
@@ -166,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def rules_of(args: argparse.Namespace) -> list[Rules]:
     """The rules of each round after the first."""
-    ranked = args.keep_share is not None or args.keep_per_image is not None
+    ranked = args.agree or args.keep_share is not None or args.keep_per_image is not None
     scores = args.min_score or ((0.0,) if ranked else MIN_SCORES)
     return [
         Rules(
@@ -174,6 +180,7 @@ def rules_of(args: argparse.Namespace) -> list[Rules]:
             args.max_iou,
             args.keep_share,
             args.keep_per_image,
+            args.agree,
         )
         for number in range(args.rounds - 1)
     ]

@@ -300,7 +300,8 @@ def _next_labels(images: ImageList, before: Round, this: Round, folder: Path, sh
         cfg = before.cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = str(trained / WEIGHTS)
-        cfg.TEST.DETECTIONS_PER_IMAGE = DETECTIONS
+        if not this.rules.agree:  # else all count, as the config has them
+            cfg.TEST.DETECTIONS_PER_IMAGE = DETECTIONS
         processes = share.num_gpus if share.shards == 1 else 1
         engine = share.engine(len(images.files) // share.shards // processes, cfg.MODEL.DEVICE)
         if not isinstance(engine, LocalEngine):

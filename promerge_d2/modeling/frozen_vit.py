@@ -17,6 +17,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
+from promerge_d2.modeling.relations import count_relations, relate
 from promerge_d2.modeling.token_cache import TokenCache
 from promerge_d2.utils.errors import UserError
 
@@ -39,6 +40,7 @@ class FrozenViT(Backbone):
         cache: keeps tokens by the content of the normalised image, or None.
         layers: blocks, counted from 1, whose tokens go beside the final ones: earlier tokens say
             better where something is. Their norm is that of layers, without weights.
+        relations: whether the channels of ``relations.relate`` go behind the tokens.
 
     Raises:
         UserError: the ViT has no such block.
@@ -51,6 +53,7 @@ class FrozenViT(Backbone):
         extractor: nn.Module,
         cache: TokenCache | None = None,
         layers: Sequence[int] = (),
+        relations: bool = False,
     ) -> None:
         super().__init__()
         # past nn.Module's own registration, so that no checkpoint holds it and no optimiser
@@ -68,9 +71,13 @@ class FrozenViT(Backbone):
         about = f"{extractor.backbone.name} (weights SHA-256 {extractor.weights_sha256})"
         if self.layers:
             about += f", LAYERS {','.join(map(str, self.layers))}"
+        self.relations = count_relations(1 + len(self.layers)) if relations else 0
+        if relations:
+            about += ", RELATIONS"
         self.register_buffer("network", _text_to_tensor(about))
         self._out_features = ["tokens"]
-        self._out_feature_channels = {"tokens": extractor.backbone.width * (1 + len(self.layers))}
+        width = extractor.backbone.width * (1 + len(self.layers))
+        self._out_feature_channels = {"tokens": width + self.relations}
         self._out_feature_strides = {"tokens": self.stride}
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> FrozenViT:
@@ -106,8 +113,8 @@ class FrozenViT(Backbone):
                 standard deviation.
 
         Returns:
-            ``{"tokens": (N, C, H, W)}`` float32; with a cache, as it keeps them, also those that
-            are computed now.
+            ``{"tokens": (N, C, H, W)}`` float32, relations last; with a cache, as it keeps them,
+            also those that are computed now.
         """
         if self.cache is None:
             return {"tokens": self.facets(images, ("token",))["token"]}
@@ -131,7 +138,8 @@ class FrozenViT(Backbone):
             names: out of ``FACETS``.
 
         Returns:
-            For each name (N, C, H, W) float32; ``token`` has those of ``layers`` as well.
+            For each name (N, C, H, W) float32; ``token`` has those of ``layers`` and the relations
+            as well.
         """
         earlier: list[torch.Tensor] = []
         hooks = [
@@ -156,7 +164,19 @@ class FrozenViT(Backbone):
                 for tokens in earlier
             ]
             found["token"] = torch.cat([final, *maps], dim=1)
+        if self.relations and "token" in names:
+            found["token"] = self._with_relations(images, found["token"])
         return found
+
+    def _with_relations(self, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Put relations behind tokens (N, C, H, W); where images are padded they are 0."""
+        # a pixel of an image is never 0: no pixel mean is a whole number
+        inside = F.max_pool2d(images.abs().amax(1), self.stride) > 0
+        width = self.extractor.backbone.width
+        related = [
+            relate(image.split(width), mask) for image, mask in zip(tokens, inside, strict=True)
+        ]
+        return torch.cat([tokens, torch.stack(related)], dim=1)
 
     def _cached(self, image: torch.Tensor, cache: TokenCache) -> torch.Tensor:
         file = cache.file(image)
@@ -218,7 +238,10 @@ class FrozenViTPyramid(Backbone):
                 inputs, channels, size, padding=size // 2, bias=normed is None, norm=normed
             )
 
-        self.lateral = convolution(net.output_shape()["tokens"].channels, 1)
+        inputs = net.output_shape()["tokens"].channels
+        self.lateral = convolution(inputs - net.relations, 1)
+        # apart: a hundred channels would be lost among a thousand of tokens
+        self.lateral_relations = convolution(net.relations, 1) if net.relations else None
         self.levels = nn.ModuleList(convolution(channels, 3) for _ in strides)
 
     @property
@@ -235,7 +258,11 @@ class FrozenViTPyramid(Backbone):
         Returns:
             ``{"p3": (N, C, h / 8, w / 8), ...}`` float32, by the logarithm of the stride.
         """
-        lateral = self.lateral(self.net(images)["tokens"])
+        tokens = self.net(images)["tokens"]
+        relations = tokens[:, tokens.shape[1] - self.net.relations :]
+        lateral = self.lateral(tokens[:, : tokens.shape[1] - self.net.relations])
+        if self.lateral_relations is not None:
+            lateral = lateral + self.lateral_relations(relations)
         maps = []
         for scale, level in zip(self.scale_factors, self.levels, strict=True):
             if scale < 1:
@@ -280,7 +307,7 @@ def build_frozen_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
     if vit.CACHE_DIR:
         cache = TokenCache.from_config(cfg, extractor.weights_sha256)
     return FrozenViTPyramid(
-        FrozenViT(extractor, cache, vit.LAYERS),
+        FrozenViT(extractor, cache, vit.LAYERS, vit.RELATIONS),
         cfg.MODEL.FPN.OUT_CHANNELS,
         vit.SCALE_FACTORS,
         cfg.MODEL.FPN.NORM,

@@ -71,7 +71,7 @@ class SharedExtractor(FeatureExtractor):
                 f"{extractor.backbone.name} in {extractor.precision}: nothing to share"
             )
         cache = TokenCache.from_config(cfg, extractor.weights_sha256)
-        net = FrozenViT(extractor, layers=vit.LAYERS)
+        net = FrozenViT(extractor, layers=vit.LAYERS, relations=vit.RELATIONS)
         return cls(net, cache, vit.SQUARE_PAD, extractor.facet, extractor.center)
 
     def facets(self, images: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:

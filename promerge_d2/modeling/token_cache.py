@@ -28,6 +28,7 @@ class TokenCache:
         weights_sha256: of the network's weights, a part of the key.
         precision: of ``PRECISIONS``, what is kept.
         layers: a part of the key, see ``FrozenViT``.
+        relations: a part of the key, see ``FrozenViT``.
 
     Raises:
         UserError: another precision.
@@ -39,6 +40,7 @@ class TokenCache:
         weights_sha256: str | None,
         precision: str = "fp32",
         layers: Sequence[int] = (),
+        relations: bool = False,
     ) -> None:
         if precision not in PRECISIONS:
             raise UserError(
@@ -48,18 +50,21 @@ class TokenCache:
         self.weights_sha256 = weights_sha256
         self.precision = precision
         self.layers = sorted(layers)
+        self.relations = relations
 
     @classmethod
     def from_config(cls, cfg: CfgNode, weights_sha256: str | None) -> TokenCache:
         """Return the cache of ``MODEL.FROZEN_VIT``."""
         vit = cfg.MODEL.FROZEN_VIT
-        return cls(vit.CACHE_DIR, weights_sha256, vit.CACHE_PRECISION, vit.LAYERS)
+        return cls(vit.CACHE_DIR, weights_sha256, vit.CACHE_PRECISION, vit.LAYERS, vit.RELATIONS)
 
     def file(self, image: torch.Tensor) -> Path:
         """Return where the tokens of a normalised, padded image (3, h, w) are, or will be."""
         about: tuple = (self.weights_sha256, tuple(image.shape), self.precision)
         if self.layers:
             about = (*about, self.layers)
+        if self.relations:
+            about = (*about, "relations")
         digest = hashlib.sha256(str(about).encode())
         digest.update(image.cpu().contiguous().numpy().data)
         key = digest.hexdigest()

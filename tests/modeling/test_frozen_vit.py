@@ -16,6 +16,7 @@ from promerge_d2 import add_promerge_config
 from promerge_d2.features import BACKBONES, FeatureExtractor, get_backbone
 from promerge_d2.modeling import FrozenViT
 from promerge_d2.modeling.frozen_vit import check_cacheable
+from promerge_d2.modeling.relations import count_relations, relate
 from promerge_d2.modeling.token_cache import TokenCache
 from promerge_d2.utils.errors import UserError
 from tests.helpers import ROOT, TINY, save_random_vit, use_tiny
@@ -104,6 +105,33 @@ def test_layers_are_in_the_key_and_in_the_checkpoint(tmp_path):
     assert len(files(tmp_path / "c")) == 3
     with pytest.raises(UserError, match=r"LAYERS 1.*LAYERS 2"):
         third.load_state_dict(other.state_dict())
+
+
+def test_relations_go_behind_the_tokens_and_are_0_in_padding():
+    source, picture = deep_extractor(), images(2, height=64, width=64)
+    picture[0, :, :, 48:] = 0  # padded by a patch
+    net = FrozenViT(source, layers=[2], relations=True)
+    found = net(picture)["tokens"]
+    assert net.output_shape()["tokens"].channels == found.shape[1] == 32 + count_relations(2)
+    plain = FrozenViT(source, layers=[2])(picture)["tokens"]
+    assert torch.equal(found[:, :32], plain)
+    inside = torch.ones(2, 4, 4, dtype=torch.bool)
+    inside[0, :, 3] = False
+    for tokens, mask, related in zip(plain, inside, found[:, 32:], strict=True):
+        assert torch.equal(related, relate(tokens.split(16), mask))
+
+
+def test_relations_are_in_the_key_and_in_the_checkpoint(tmp_path):
+    source, picture = deep_extractor(), images(1, 64, 64)
+    nets = [
+        FrozenViT(source, TokenCache(str(tmp_path / "c"), "0" * 64, relations=on), relations=on)
+        for on in (False, True)
+    ]
+    widths = [len(net(picture)["tokens"][0]) for net in (*nets, *nets)]
+    assert widths == [16, 16 + count_relations(1)] * 2
+    assert len(files(tmp_path / "c")) == 2
+    with pytest.raises(UserError, match=r"trained on .* RELATIONS"):
+        nets[0].load_state_dict(nets[1].state_dict())
 
 
 def test_nothing_of_the_vit_is_trained_or_saved():
@@ -377,6 +405,18 @@ def test_levels_are_the_projected_tokens_resampled(base):
     for part in (pyramid.lateral, *pyramid.levels):
         assert isinstance(part.norm, nn.GroupNorm)
         assert part.bias is None  # the norm has one
+
+
+def test_relations_have_a_projection_of_their_own(base):
+    base.MODEL.FROZEN_VIT.RELATIONS = True
+    pyramid = build_backbone(base)
+    picture = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    tokens, related = pyramid.net(picture)["tokens"].split([16, count_relations(1)], dim=1)
+    both = pyramid.lateral(tokens) + pyramid.lateral_relations(related)
+    maps = pyramid(picture)
+    for scale, name, level in zip((2, 1), ("p3", "p4"), pyramid.levels[1:3], strict=True):
+        resampled = F.interpolate(both, scale_factor=scale, mode="bilinear") if scale > 1 else both
+        assert torch.allclose(maps[name], level(F.relu(resampled)), atol=1e-5)
 
 
 def test_fewer_levels(base):

@@ -9,7 +9,9 @@ from promerge_d2.coco.records import mask_record
 from promerge_d2.pseudo_labels import combine as combining
 from promerge_d2.pseudo_labels.combine import (
     NOTHING,
+    Calibration,
     Rules,
+    agreed,
     check_labels,
     combine_labels,
     count_masks,
@@ -87,6 +89,41 @@ def test_one_side_alone():
     assert new_and_old([], [], Rules()) == ([], [])
 
 
+# Agreement
+
+
+def test_what_both_sides_found_counts_more_and_the_old_mask_stays():
+    old = [mask_record(row(0, 10), 0.4), mask_record(row(12, 18), 0.2)]
+    new = [mask_record(row(0, 8), 0.9), mask_record(row(18, 20), 0.5)]
+    scale = Calibration(np.array([0.9, 0.5]), np.array([0.4, 0.2]))
+    alone, rest = agreed(new, old, Rules(agree=True), scale)
+    assert alone == [{**new[1], "score": 0.1}]  # second best: worth 0.2, and one side did not see
+    assert rest == [{**old[0], "score": pytest.approx(0.4)}, {**old[1], "score": 0.1}]
+
+
+def test_a_match_is_used_once_and_crowds_match_nothing():
+    old = [{**mask_record(row(0, 10), 0.4), "iscrowd": 1}, mask_record(row(0, 9), 0.4)]
+    new = [mask_record(row(0, 9), 0.8), mask_record(row(0, 8), 0.9)]
+    scale = Calibration(np.array([0.9, 0.8]), np.array([0.4, 0.4]))
+    alone, rest = agreed(new, old, Rules(agree=True), scale)
+    assert [record["score"] for record in alone] == [0.2]
+    assert alone[0]["segmentation"] == new[0]["segmentation"]  # the better one came first
+    assert rest == [old[0], {**old[1], "score": pytest.approx(0.4)}]
+
+
+def test_agreement_of_one_side_alone():
+    old, new = [mask_record(row(0, 10), 0.4)], [mask_record(row(0, 10), 0.9)]
+    scale = Calibration(np.array([0.9]), np.array([0.4]))
+    assert agreed([], old, Rules(), scale) == ([], [{**old[0], "score": 0.2}])
+    assert agreed(new, [], Rules(), scale) == ([{**new[0], "score": 0.2}], [])
+
+
+def test_scores_are_calibrated_by_rank():
+    scale = Calibration(np.array([0.5, 0.9, 0.9, 0.1]), np.array([0.2, 0.6]))
+    assert [scale(score) for score in (0.9, 0.5, 0.1)] == [0.6, 0.1, 0.1]  # ranks 0, 2 and 3
+    assert Calibration(np.array([0.5]), np.zeros(0))(0.5) == 0
+
+
 # Files
 
 
@@ -154,6 +191,19 @@ def test_every_kind_of_image(combine, tmp_path):
     }
 
 
+def test_agreement_goes_by_ranks_over_all_images(combine):
+    content = combine(
+        {"a": [row(0, 10)], "b": [row(0, 5)]},
+        {"a": [scored(row(0, 9), 0.7)], "b": [scored(row(8, 12), 0.9), scored(row(14, 16), 0.1)]},
+        min_score=0.0,
+        agree=True,
+    )
+    _, records = of(content, "a")  # the old mask; its prediction ranks second of two old ones
+    assert [(r["score"], r["round"], r["area"]) for r in records] == [(1.0, 0, 10)]
+    _, records = of(content, "b")
+    assert [(r["score"], r["round"]) for r in records] == [(0.5, 1), (0.25, 1), (0.5, 0)]
+
+
 def test_the_area_is_the_masks_not_the_boxs(combine):
     mask = row(0, 9)
     mask[0, 4] = False
@@ -170,7 +220,13 @@ def test_old_masks_keep_score_round_and_reason(combine):
 
 def test_what_follows_from_what_is_in_the_file(combine, tmp_path):
     info = combine({}, {"a": [scored(row(0, 4), 0.9)]}, min_score=0.6)["info"]
-    assert info["rules"] == {"min_score": 0.6, "max_iou": 0.5, "share": None, "per_image": None}
+    assert info["rules"] == {
+        "min_score": 0.6,
+        "max_iou": 0.5,
+        "share": None,
+        "per_image": None,
+        "agree": False,
+    }
     assert (info["round"], info["score_threshold"], info["detector"]) == (1, 0.6, {"name": "x"})
     before = (tmp_path / "labels.json").read_bytes()
     combine({}, {"a": [scored(row(0, 4), 0.9)]}, min_score=0.6)
