@@ -4,6 +4,7 @@ import pytest
 
 from promerge_d2.engine.setup import check_device, read_config
 from promerge_d2.features import get_backbone
+from promerge_d2.modeling.relations import count_relations
 from promerge_d2.modeling.frozen_vit import check_cacheable
 from tests.helpers import ROOT
 
@@ -38,8 +39,9 @@ def test_the_small_one_caches_two_views_an_image(small):
     assert small.INPUT.RANDOM_FLIP == "horizontal"
     assert small.INPUT.MAX_SIZE_TRAIN == small.INPUT.MAX_SIZE_TEST == vit.SQUARE_PAD == 17 * 32
     assert vit.CACHE_PRECISION == "fp16"
-    channels = backbone.width * (1 + len(vit.LAYERS))
-    assert (vit.SQUARE_PAD // 16) ** 2 * channels * 2 == pytest.approx(3.55e6, rel=0.01)
+    blocks = 1 + len(vit.LAYERS)
+    channels = backbone.width * blocks + count_relations(blocks)
+    assert (vit.SQUARE_PAD // 16) ** 2 * channels * 2 == pytest.approx(3.84e6, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "promerge_cascade_vit_small"])
@@ -63,8 +65,8 @@ def test_the_small_ones_anchors_leave_no_gap(small):
 
 def test_the_small_ones_schedule(small):
     images = small.SOLVER.MAX_ITER * small.SOLVER.IMS_PER_BATCH
-    assert images == 6000
-    assert images / 530 == pytest.approx(11, abs=0.5)
+    assert images == 8000
+    assert images / 530 == pytest.approx(15, abs=0.5)
 
 
 def test_the_large_ones_schedule(large):
