@@ -1,4 +1,4 @@
-"""Heads and backbones, added to detectron2's registries when imported."""
+"""Heads, backbones and detectors, added to detectron2's registries when imported."""
 
 from promerge_d2.modeling.droploss import (
     DropLossCascadeROIHeads,
@@ -8,6 +8,7 @@ from promerge_d2.modeling.droploss import (
 )
 from promerge_d2.modeling.frozen_vit import FrozenViT, build_frozen_vit_pyramid_backbone
 from promerge_d2.modeling.ignoring import IgnoringRPN
+from promerge_d2.modeling.refining import RefiningRCNN
 
 __all__ = [
     "DropLossCascadeROIHeads",
@@ -15,6 +16,7 @@ __all__ = [
     "DropLossStandardROIHeads",
     "FrozenViT",
     "IgnoringRPN",
+    "RefiningRCNN",
     "WeightedMaskHead",
     "build_frozen_vit_pyramid_backbone",
 ]

@@ -4,8 +4,8 @@ import pytest
 
 from promerge_d2.engine.setup import check_device, read_config
 from promerge_d2.features import get_backbone
-from promerge_d2.modeling.relations import count_relations
 from promerge_d2.modeling.frozen_vit import check_cacheable
+from promerge_d2.modeling.relations import count_relations
 from tests.helpers import ROOT
 
 
