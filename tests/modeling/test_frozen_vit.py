@@ -411,7 +411,7 @@ def test_relations_have_a_projection_of_their_own(base):
     base.MODEL.FROZEN_VIT.RELATIONS = True
     pyramid = build_backbone(base)
     picture = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    tokens, related = pyramid.net(picture)["tokens"].split([16, count_relations(1)], dim=1)
+    tokens, related = pyramid.net(picture)["tokens"].split([TINY.width, count_relations(1)], dim=1)
     both = pyramid.lateral(tokens) + pyramid.lateral_relations(related)
     maps = pyramid(picture)
     for scale, name, level in zip((2, 1), ("p3", "p4"), pyramid.levels[1:3], strict=True):
