@@ -12,9 +12,6 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 
-from promerge_d2.labeler.refine import refine_masks
-from promerge_d2.labeler.refine.holes_and_fragments import drop_fragments
-
 # as preset best has them
 REFINER = "guided"
 MIN_IOU = 0.5
@@ -64,6 +61,10 @@ def refine_detections(found: Instances, pixels: torch.Tensor, height: int, width
         As ``detector_postprocess`` does: boxes in pixels of the photograph, ``pred_masks``
         (N, height, width) bool.
     """
+    # the labeler's room loads timm and compiled code: not for the import of a registry
+    from promerge_d2.labeler.refine import refine_masks
+    from promerge_d2.labeler.refine.holes_and_fragments import drop_fragments
+
     if not found.has("pred_masks"):
         return detector_postprocess(found, height, width)
     pasted = detector_postprocess(found, *found.image_size)
