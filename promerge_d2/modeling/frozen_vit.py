@@ -259,10 +259,10 @@ class FrozenViTPyramid(Backbone):
             ``{"p3": (N, C, h / 8, w / 8), ...}`` float32, by the logarithm of the stride.
         """
         tokens = self.net(images)["tokens"]
-        relations = tokens[:, tokens.shape[1] - self.net.relations :]
-        lateral = self.lateral(tokens[:, : tokens.shape[1] - self.net.relations])
+        own = tokens.shape[1] - self.net.relations
+        lateral = self.lateral(tokens[:, :own])
         if self.lateral_relations is not None:
-            lateral = lateral + self.lateral_relations(relations)
+            lateral = lateral + self.lateral_relations(tokens[:, own:])
         maps = []
         for scale, level in zip(self.scale_factors, self.levels, strict=True):
             if scale < 1:

@@ -12,11 +12,6 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 
-# as preset best has them
-REFINER = "guided"
-MIN_IOU = 0.5
-MIN_FRAGMENT = 0.1
-
 
 @META_ARCH_REGISTRY.register()
 class RefiningRCNN(GeneralizedRCNN):
@@ -48,7 +43,8 @@ class RefiningRCNN(GeneralizedRCNN):
 def refine_detections(found: Instances, pixels: torch.Tensor, height: int, width: int) -> Instances:
     """Bring an image's detections to its full size, their masks along its edges.
 
-    Masks are refined at the size that the network sees, whatever the photograph's is.
+    Masks are refined as those of preset ``best``, at the size that the network sees, whatever the
+    photograph's is.
 
     Args:
         found: detections in pixels of the network's image, with ``pred_masks`` (N, 1, m, m) or
@@ -62,8 +58,8 @@ def refine_detections(found: Instances, pixels: torch.Tensor, height: int, width
         (N, height, width) bool.
     """
     # the labeler's room loads timm and compiled code: not for the import of a registry
-    from promerge_d2.labeler.refine import refine_masks
-    from promerge_d2.labeler.refine.holes_and_fragments import drop_fragments
+    from promerge_d2.labeler import RegionsConfig
+    from promerge_d2.labeler.refine import refine_or_keep
 
     if not found.has("pred_masks"):
         return detector_postprocess(found, height, width)
@@ -74,9 +70,10 @@ def refine_detections(found: Instances, pixels: torch.Tensor, height: int, width
     drawn = np.flatnonzero(masks.any(axis=(1, 2)))
     if len(drawn):
         guide = np.ascontiguousarray(pixels.cpu().numpy().transpose(1, 2, 0))
-        refined, confirmed = refine_masks(guide, masks[drawn], REFINER, MIN_IOU)
-        drop_fragments(refined, MIN_FRAGMENT, out=refined)
-        masks[drawn[confirmed]] = refined[confirmed]
+        best = RegionsConfig()
+        masks[drawn] = refine_or_keep(
+            guide, masks[drawn], best.refine, best.refine_min_iou, best.min_fragment
+        )
     full = np.empty((len(masks), height, width), bool)
     for mask, out in zip(masks.view(np.uint8), full, strict=True):
         out[:] = cv2.resize(255 * mask, (width, height), interpolation=cv2.INTER_LINEAR) > 127

@@ -81,8 +81,7 @@ def new_and_old(
     predictions = sorted(predictions, key=lambda p: -p["score"])[: rules.per_image]
     if not predictions or not old:
         return predictions, list(old)
-    news, olds = ([record["segmentation"] for record in side] for side in (predictions, old))
-    best = np.asarray(mask_api.iou(olds, news, [0] * len(news))).max(axis=1)  # (Q, P) to (Q,)
+    best = _iou(predictions, old).max(axis=0)
     return predictions, [
         record
         for record, iou in zip(old, best, strict=True)
@@ -115,11 +114,8 @@ def agreed(
     worth = [calibrate(prediction["score"]) for prediction in predictions]
     scores = [record["score"] / 2 for record in old]
     alone = []
-    iou = np.zeros((len(predictions), len(old)))
-    if predictions and old:
-        news, olds = ([record["segmentation"] for record in side] for side in (predictions, old))
-        iou[:] = np.asarray(mask_api.iou(news, olds, [0] * len(olds)))
-        iou[:, [bool(record.get("iscrowd")) for record in old]] = -1
+    iou = _iou(predictions, old)
+    iou[:, [bool(record.get("iscrowd")) for record in old]] = -1
     for prediction, value, row in zip(predictions, worth, iou, strict=True):
         match = int(row.argmax()) if len(row) else -1
         if match >= 0 and row[match] >= rules.max_iou:
@@ -131,6 +127,14 @@ def agreed(
         record if record.get("iscrowd") else {**record, "score": score}
         for record, score in zip(old, scores, strict=True)
     ]
+
+
+def _iou(predictions: Sequence[dict], old: Sequence[dict]) -> np.ndarray:
+    """(P, Q) mask IoU of records."""
+    if not predictions or not old:
+        return np.zeros((len(predictions), len(old)))
+    news, olds = ([record["segmentation"] for record in side] for side in (predictions, old))
+    return np.asarray(mask_api.iou(news, olds, [0] * len(olds)))
 
 
 class Calibration:
@@ -193,8 +197,12 @@ def combine_labels(
             np.fromiter(confident, float), np.fromiter(_scores(sides[0].index), float)
         )
     info = {
-        "description": f"labels of round {round_number} of self-training: confident detections, "
-        "and old masks that they do not repeat",
+        "description": f"labels of round {round_number} of self-training: "
+        + (
+            "detections and old masks, ranked by what both found"
+            if rules.agree
+            else "confident detections, and old masks that they do not repeat"
+        ),
         "version": __version__,
         "labeler": "self-training",
         "round": round_number,

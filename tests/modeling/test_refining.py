@@ -5,8 +5,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 
-from promerge_d2.labeler import refine
-from promerge_d2.labeler.refine import refine_masks
+from promerge_d2.labeler.refine import refine_masks, refiners
 from promerge_d2.modeling.refining import RefiningRCNN, refine_detections
 
 HEIGHT, WIDTH = 120, 160
@@ -60,10 +59,10 @@ def test_it_is_the_labelers_refinement():
 
 
 def test_a_mask_that_the_edges_do_not_confirm_stays(monkeypatch):
-    def none(image, masks, refiner, min_iou):
+    def none(image, masks, refiner, min_iou, device):
         return np.zeros_like(masks), np.zeros(len(masks), bool)
 
-    monkeypatch.setattr(refine, "refine_masks", none)
+    monkeypatch.setattr(refiners, "refine_masks", none)
     before = detector_postprocess(detections(), HEIGHT, WIDTH).pred_masks
     after = refine_detections(detections(), picture(), HEIGHT, WIDTH).pred_masks
     assert torch.equal(after, before)

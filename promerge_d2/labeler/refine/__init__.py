@@ -7,6 +7,15 @@ from promerge_d2.labeler.refine.refiners import (
     Refiner,
     check_refiner,
     refine_masks,
+    refine_or_keep,
 )
 
-__all__ = ["DEVICE_REFINERS", "NUMBA", "REFINERS", "Refiner", "check_refiner", "refine_masks"]
+__all__ = [
+    "DEVICE_REFINERS",
+    "NUMBA",
+    "REFINERS",
+    "Refiner",
+    "check_refiner",
+    "refine_masks",
+    "refine_or_keep",
+]

@@ -15,7 +15,7 @@ from promerge_d2.features.extractor import check_device
 from promerge_d2.labeler.refine import device as on_device
 from promerge_d2.labeler.refine.crf import dense_crf, import_densecrf, mean_field
 from promerge_d2.labeler.refine.guided_filter import guided_border
-from promerge_d2.labeler.refine.holes_and_fragments import fill_holes
+from promerge_d2.labeler.refine.holes_and_fragments import drop_fragments, fill_holes
 
 Refiner = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Takes an image (h, w, 3) uint8 RGB and masks (M, h, w) bool; gives masks (M, h, w) bool."""
@@ -103,3 +103,32 @@ def refine_masks(
         common = cv2.countNonZero(cv2.bitwise_and(*pair))
         confirmed[index] = common / (sum(map(cv2.countNonZero, pair)) - common) >= min_iou
     return refined, confirmed
+
+
+def refine_or_keep(
+    image: np.ndarray,
+    masks: np.ndarray,
+    refiner: str | Refiner,
+    min_iou: float,
+    min_fragment: float,
+    device: str = NUMBA,
+) -> np.ndarray:
+    """Refine masks; those not confirmed stay, their holes filled. Small fragments go from all.
+
+    Args:
+        image: see ``refine_masks``.
+        masks: see ``refine_masks``; its pixels stay.
+        refiner: see ``refine_masks``.
+        min_iou: see ``refine_masks``.
+        min_fragment: see ``drop_fragments``; 0 keeps all.
+        device: see ``refine_masks``.
+
+    Returns:
+        (M, h, w) bool.
+    """
+    refined, confirmed = refine_masks(image, masks, refiner, min_iou, device)
+    for index in np.flatnonzero(~confirmed):
+        fill_holes(masks[index, None], out=refined[index, None])
+    if min_fragment > 0:
+        refined = drop_fragments(refined, min_fragment, None if refined is masks else refined)
+    return refined

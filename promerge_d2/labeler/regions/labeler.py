@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from promerge_d2.labeler.base import GridMasks, ImageFeatures, Labeler
-from promerge_d2.labeler.refine import NUMBA, Refiner, refine_masks
-from promerge_d2.labeler.refine.holes_and_fragments import drop_fragments, fill_holes
+from promerge_d2.labeler.refine import NUMBA, Refiner, refine_or_keep
 from promerge_d2.labeler.refine.resize import upsample_smoothly
 from promerge_d2.labeler.regions import device as on_device
 from promerge_d2.labeler.regions.candidates import (
@@ -225,13 +224,14 @@ class RegionsLabeler(Labeler[RegionsConfig]):
             Kept masks (K, h, w) bool and their indices (K,) in ``masks``.
         """
         before = upsample_smoothly(masks, *image.shape[:2])
-        refined, confirmed = refine_masks(
-            image, before, refiner or config.refine, config.refine_min_iou, config.refine_device
+        refined = refine_or_keep(
+            image,
+            before,
+            refiner or config.refine,
+            config.refine_min_iou,
+            config.min_fragment,
+            config.refine_device,
         )
-        for index in np.flatnonzero(~confirmed):
-            fill_holes(before[index, None], out=refined[index, None])
-        if config.min_fragment > 0:
-            drop_fragments(refined, config.min_fragment, out=refined)
         # in the order given, on every other pixel: overlaps need no more
         alike = np.zeros(len(refined))
         kept = suppress(refined[:, ::2, ::2], alike, config.max_iou, config.max_masks)
